@@ -1,0 +1,56 @@
+"""What can go wrong, drawn before it was coded.
+
+    TreeopoError
+    ├── InputError (ValueError)     the user can mend it: what was wrong, where, what to do
+    │   ├── ConfigError             a setting, or two settings together
+    │   ├── ProblemError            a problem file or a row of it
+    │   ├── ModelError              a model, adapter or tokenizer that cannot be used
+    │   ├── RunError                a run directory that cannot be used
+    │   ├── TreeError               arrays that are not a tree
+    │   └── GroupError              samples, rewards or constraints of a group
+    └── EngineError (RuntimeError)  an inference engine failed
+        └── EngineDeadError         ... and will not answer again
+
+The tree store has its own hierarchy (`treeopo_storage.errors`), because it is importable alone.
+The command line prints any of these as one line and exits with status 2 (input) or 1 (engine).
+"""
+
+
+class TreeopoError(Exception):
+    """Base of every error that treeopo raises on purpose."""
+
+
+class InputError(TreeopoError, ValueError):
+    """Something the user gave cannot be used; the message says what, where and what to do."""
+
+
+class ConfigError(InputError):
+    """A setting, or a combination of settings, is impossible."""
+
+
+class ProblemError(InputError):
+    """A problem file, or one row of it, cannot be read."""
+
+
+class ModelError(InputError):
+    """A model, adapter or tokenizer cannot be loaded or does not fit its counterpart."""
+
+
+class RunError(InputError):
+    """A run directory is missing, incomplete or belongs to other settings."""
+
+
+class TreeError(InputError):
+    """Arrays do not describe a tree with parents before their children."""
+
+
+class GroupError(InputError):
+    """The samples, rewards or order constraints of a group are unusable."""
+
+
+class EngineError(TreeopoError, RuntimeError):
+    """An inference engine refused or failed a request."""
+
+
+class EngineDeadError(EngineError):
+    """The engine process is gone; every further request would fail."""

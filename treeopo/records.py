@@ -1,0 +1,92 @@
+"""The messages that travel between stages: frozen, slotted, and stamped with where they came from.
+
+Dimension letters used throughout: N samples, P prefixes (tree nodes), T tokens, V vocabulary, E order constraints.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float32]
+
+
+class FinishReason(StrEnum):
+    """Why a completion ended: it said so (end of text or a stop string), or it ran out of room."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A question with its gold answer; `solution` is the worked solution where the set has one."""
+
+    id: str
+    question: str
+    answer: str
+    solution: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to continue. The engine's answer depends on `seed`, never on what else is in flight."""
+
+    token_ids: Sequence[int]
+    max_tokens: int
+    seed: int
+    temperature: float = 1.0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an engine returned for one request.
+
+    token_ids (T,) include the stop tokens; logprobs (T,) are of the distribution each token was sampled from;
+    versions (T,) name the policy version that produced each token.
+    """
+
+    token_ids: IntArray
+    logprobs: FloatArray
+    versions: IntArray
+    text: str
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One start point of a group: a node of a problem's tree and its prompt tokens (T,)."""
+
+    node: int
+    token_ids: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnGroup:
+    """Group `number` of a run: N start nodes of one problem. A pure function of (seed, number, store)."""
+
+    number: int
+    problem: int
+    parent: IntArray  # (P,) the problem's tree, -1 at the root
+    draws: tuple[Draw, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A start node, what the student made of it, and whether the finished trace is right."""
+
+    draw: Draw
+    completion: Completion
+    reward: float
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A drawn group with its graded samples, in the order they were drawn."""
+
+    drawn: DrawnGroup
+    samples: tuple[Sample, ...]
