@@ -1,0 +1,171 @@
+"""An engine without a model: what it says is scripted, and when it says it is up to you.
+
+It obeys the same rules as a real engine (stop strings, token limits, seeds, versions, failures) and needs asyncio
+alone, so the search and the pipeline can be proven against values that are known exactly.
+
+    policy(prompt text, rng, version) ─▶ the whole rest of the solution ─▶ cut at stop string, limit or end of text
+"""
+
+import asyncio
+import random
+import zlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+
+import numpy as np
+
+from treeopo.errors import EngineDeadError, EngineError
+from treeopo.ports import Tokenize
+from treeopo.records import Completion, FinishReason, Problem, Request
+
+Pieces = Sequence[tuple[str, float]]
+"""A continuation in pieces, each with its log-probability; the first token of a piece carries it, the others 0."""
+
+ScriptedPolicy = Callable[[str, random.Random, int], Pieces]
+"""(prompt text, random stream of this request, policy version) to the whole rest of the solution."""
+
+BURSTS = 4
+"""A completion's tokens arrive in this many equal bursts, so one that a publication overtakes spans two versions."""
+
+
+class CharTokenizer:
+    """One token per character, its id the code point; id 0 ends a text and decodes to nothing."""
+
+    eos_token_id = 0
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(character) for character in text]
+
+    def decode(self, token_ids: list[int]) -> str:
+        return "".join(chr(token) for token in token_ids if token)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeWorld:
+    """A policy over a known tree: `depth` steps of `branching` equally likely letters, then a right or wrong answer.
+
+    The solution of letters (a, c) reads "a\\n\\nc\\n\\n#### 1"; it is right with probability `success(letters so far)`.
+    """
+
+    branching: int
+    depth: int
+    success: Callable[[str], float]
+    separator: str = "\n\n"
+    question: str = "?\n\n"
+
+    def problem(self, name: str) -> Problem:
+        return Problem(id=name, question=self.question, answer="1")
+
+    def __call__(self, prompt: str, rng: random.Random, version: int) -> Pieces:
+        done = prompt.removeprefix(self.question).split(self.separator)[:-1]
+        letters = "".join(done)
+        pieces = []
+        while len(letters) < self.depth:
+            letters += chr(ord("a") + rng.randrange(self.branching))
+            pieces.append((letters[-1] + self.separator, -log(self.branching)))
+        chance = self.success(letters)
+        right = rng.random() < chance
+        return [*pieces, ("#### 1", log(chance)) if right else ("#### 0", log(1 - chance))]
+
+    def grade(self, problem: Problem, text: str) -> float:
+        return float(text.endswith(f"#### {problem.answer}"))
+
+
+class ScriptedEngine:
+    """`Engine` whose answer is a function of (prompt, seed, version), whatever else is in flight.
+
+    latency: seconds until a request is answered, passed to `sleep` (inject a simulated clock's). failures: what to
+    raise at the n-th request, counted from 0; after an `EngineDeadError` every request fails.
+    """
+
+    def __init__(
+        self,
+        policy: ScriptedPolicy,
+        tokenize: Tokenize | None = None,
+        *,
+        latency: Callable[[Request], float] = lambda request: 0.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        failures: Mapping[int, EngineError] | None = None,
+    ) -> None:
+        self.tokenize: Tokenize = tokenize or CharTokenizer()
+        self.version = 0
+        self.published: list[tuple[int, Path]] = []
+        self.requests = 0
+        self.in_flight = 0
+        self.peak_in_flight = 0
+        self._policy = policy
+        self._latency = latency
+        self._sleep = sleep
+        self._failures = failures or {}
+        self._dead: EngineDeadError | None = None
+
+    async def generate(self, request: Request) -> Completion:
+        """Answer one request; raises `EngineError` where the script says so and `EngineDeadError` once dead."""
+        number = self.requests
+        self.requests += 1
+        self.in_flight += 1
+        self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
+        try:
+            self._raise_if_failing(number)
+            completion = self._answer(request)
+            seconds = self._latency(request) / BURSTS
+            for burst in np.array_split(completion.versions, BURSTS):
+                await self._sleep(seconds)
+                if self._dead:
+                    raise self._dead
+                burst[:] = self.version
+            return completion
+        finally:
+            self.in_flight -= 1
+
+    async def publish(self, version: int, weights: Path) -> None:
+        if self._dead:
+            raise self._dead
+        self.version = version
+        self.published.append((version, weights))
+
+    async def close(self) -> None:
+        self._dead = EngineDeadError("the scripted engine was closed")
+
+    def _raise_if_failing(self, number: int) -> None:
+        if self._dead:
+            raise self._dead
+        error = self._failures.get(number)
+        if isinstance(error, EngineDeadError):
+            self._dead = error
+        if error:
+            raise error
+
+    def _answer(self, request: Request) -> Completion:
+        prompt_ids = [int(token) for token in request.token_ids]
+        seed = request.seed if request.temperature > 0 else 0  # greedy: the seed has no say
+        rng = random.Random(zlib.crc32(np.array(prompt_ids, np.int32).tobytes()) << 64 | seed)
+        token_ids: list[int] = []
+        logprobs: list[float] = []
+        for piece, logprob in self._policy(self.tokenize.decode(prompt_ids), rng, self.version):
+            ids = self.tokenize.encode(piece)
+            token_ids += ids
+            logprobs += [logprob, *[0.0] * (len(ids) - 1)]
+        token_ids.append(self.tokenize.eos_token_id)
+        logprobs.append(0.0)
+        length, reason = self._cut(token_ids, request)
+        return Completion(
+            token_ids=np.array(token_ids[:length], np.int32),
+            logprobs=np.array(logprobs[:length], np.float32),
+            versions=np.full(length, self.version, np.int32),
+            text=self.tokenize.decode(token_ids[:length]),
+            finish_reason=reason,
+        )
+
+    def _cut(self, token_ids: list[int], request: Request) -> tuple[int, FinishReason]:
+        """How many tokens a real engine would have returned, and why it would have stopped there."""
+        limit = min(len(token_ids), request.max_tokens)
+        if request.stop:
+            text = ""
+            for length, token in enumerate(token_ids[:limit], 1):
+                text += self.tokenize.decode([token])
+                if any(stop in text for stop in request.stop):
+                    return length, FinishReason.STOP
+        return limit, FinishReason.STOP if limit == len(token_ids) else FinishReason.LENGTH
