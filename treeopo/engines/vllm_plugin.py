@@ -1,0 +1,41 @@
+"""What vLLM loads in each of its processes (entry-point group `vllm.general_plugins`).
+
+It registers the file weight-transfer backend. In an engine process that treeopo started it also asks the kernel for
+AMX before the first kernel needs it (vLLM 0.32 on CPUs dies with SIGILL otherwise), and arranges for the process to die
+with its parent. In any other vLLM process it changes nothing.
+"""
+
+import ctypes
+import os
+import signal
+
+PARENT_VARIABLE = "TREEOPO_ENGINE_PARENT"
+BACKEND = "treeopo_file"
+_PR_SET_PDEATHSIG = 1
+
+
+def register() -> None:
+    """Entry point; vLLM may call it more than once in a process."""
+    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+    if BACKEND not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(BACKEND, "treeopo.engines.weight_files", "FileWeightTransfer")
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is not None and os.getpid() != int(parent):
+        _die_with(int(parent))
+        _enable_amx()
+
+
+def _die_with(parent: int) -> None:
+    """An engine without its trainer would run for ever: have the kernel end it, also if the parent is gone already."""
+    if hasattr(os, "fork") and os.uname().sysname == "Linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _enable_amx() -> None:
+    import torch
+
+    if torch.cpu._is_amx_tile_supported():
+        torch.cpu._init_amx()
