@@ -1,0 +1,180 @@
+"""One problem's search, rule by rule, on scripted teachers."""
+
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from treeopo_storage.schema import Action, ProblemTree
+
+from treeopo.engines.scripted import CharTokenizer, Pieces, ScriptedEngine, ScriptedPolicy
+from treeopo.errors import EngineError
+from treeopo.records import Completion, FinishReason, Problem, Request
+from treeopo.search import SearchSettings, search_problem
+
+PROBLEM = Problem("p", "?", "1")
+TOKENIZE = CharTokenizer()
+
+
+@dataclass
+class Recorder:
+    """A scripted engine that keeps every request."""
+
+    policy: ScriptedPolicy
+    requests: list[Request] = field(default_factory=list)
+
+    async def generate(self, request: Request) -> Completion:
+        self.requests.append(request)
+        return await ScriptedEngine(self.policy).generate(request)
+
+
+def grade(problem: Problem, text: str) -> float:
+    return float(text.endswith(f"#### {problem.answer}"))
+
+
+def always(text: str) -> ScriptedPolicy:
+    """The teacher that writes `text` and nothing else, whatever part of it is there already."""
+
+    def policy(prompt: str, rng: random.Random, version: int) -> Pieces:
+        return [(text[len(prompt) - 1 :], -1.0)]
+
+    return policy
+
+
+def numbered(prompt: str, rng: random.Random, version: int) -> Pieces:
+    """A teacher that never repeats itself."""
+    return [(f"{rng.getrandbits(64)}\n\n", -1.0) for _ in range(3 - prompt.count("\n\n"))] + [("#### 1", -0.5)]
+
+
+async def search(policy: ScriptedPolicy, seed: int = 0, **settings: object) -> tuple[ProblemTree, list[Request]]:
+    teacher = Recorder(policy)
+    chosen = SearchSettings(**settings)  # type: ignore[arg-type]
+    tree = await search_problem(PROBLEM, TOKENIZE.encode("?"), teacher, grade, TOKENIZE, chosen, seed)
+    return tree, teacher.requests
+
+
+async def test_one_rollout_is_one_step_and_then_the_rest_with_a_node_for_every_step() -> None:
+    tree, requests = await search(always("a\n\nb\n\n#### 1"), rollouts=1)
+    assert tree.texts == ("?", "a\n\n", "b\n\n", "#### 1")
+    assert tree.parent.tolist() == [-1, 0, 1, 2]
+    assert tree.action.tolist() == [Action.ROOT, Action.STEP, Action.SOLUTION, Action.SOLUTION]
+    assert [request.stop for request in requests] == [("\n\n",), ()]
+    assert tree.terminal.tolist() == [False, False, False, True]
+    assert tree.visits.tolist() == [1, 1, 1, 1]
+    assert tree.value_sum.tolist() == [1, 1, 1, 1]
+
+
+async def test_prompts_are_the_very_tokens_that_the_teacher_produced() -> None:
+    tree, requests = await search(numbered, rollouts=12)
+    prefixes = {tuple(tree.prefix_tokens(node)) for node in range(tree.node_count)}
+    assert all(tuple(request.token_ids) in prefixes for request in requests)
+
+
+async def test_every_request_of_a_search_has_its_own_seed_and_another_search_has_others() -> None:
+    _, requests = await search(numbered, seed=1, rollouts=8)
+    _, others = await search(numbered, seed=2, rollouts=8)
+    seeds = [request.seed for request in requests + others]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+async def test_a_repeated_step_spends_the_try_and_the_trace_goes_on_below_the_child() -> None:
+    tree, requests = await search(always("a\n\n#### 1"), rollouts=2, branching=2)
+    assert tree.texts == ("?", "a\n\n", "#### 1")
+    assert [TOKENIZE.decode(list(request.token_ids)) for request in requests] == ["?", "?a\n\n", "?", "?a\n\n"]
+    assert tree.visits.tolist() == [2, 2, 2]  # the second rollout sampled the same trace again
+
+
+async def test_a_teacher_with_one_answer_exhausts_the_tree_and_ends_the_search_early() -> None:
+    tree, requests = await search(always("a\n\nb\n\n#### 1"), rollouts=1000, branching=3)
+    assert tree.node_count == 4
+    assert len(requests) == 2 + 3 * (3 - 1)  # two for the first trace, then the tries left: two at each of three nodes
+    assert tree.visits[0] < 1000
+
+
+async def test_the_step_at_the_depth_limit_is_all_that_remains() -> None:
+    tree, _ = await search(always("a\n\nb\n\nc\n\n#### 1"), rollouts=4, depth=2)
+    assert tree.texts == ("?", "a\n\n", "b\n\nc\n\n#### 1")
+    assert tree.reward[2] == 1
+    alone, requests = await search(always("a\n\nb\n\n#### 1"), rollouts=1, depth=1)
+    assert alone.texts == ("?", "a\n\nb\n\n#### 1")
+    assert requests[0].stop == ()
+
+
+async def test_a_trace_that_runs_out_of_tokens_ends_with_reward_zero() -> None:
+    long_step, _ = await search(always("abcdefgh\n\n#### 1"), rollouts=1, max_step_tokens=4)
+    assert long_step.texts == ("?", "abcd")
+    assert long_step.reward[1] == 0
+    long_solution, _ = await search(always("a\n\nb\n\n#### 1"), rollouts=1, max_solution_tokens=8)
+    assert long_solution.texts[-1] == "##"
+    assert long_solution.reward[-1] == 0
+
+
+async def test_a_step_that_uses_up_the_solutions_tokens_ends_its_trace() -> None:
+    tree, requests = await search(always("a\n\n#### 1"), rollouts=1, max_solution_tokens=3)
+    assert tree.texts == ("?", "a\n\n")
+    assert tree.reward[1] == 0
+    assert len(requests) == 1
+
+
+async def test_no_request_asks_for_more_than_the_solution_has_left() -> None:
+    _, requests = await search(numbered, rollouts=8, max_solution_tokens=60, max_step_tokens=40)
+    assert all(len(request.token_ids) - 1 + request.max_tokens <= 60 for request in requests)
+
+
+async def test_a_solution_of_one_step_is_one_node() -> None:
+    tree, requests = await search(always("#### 1"), rollouts=1)
+    assert tree.texts == ("?", "#### 1")
+    assert tree.token_ids[-1] == TOKENIZE.eos_token_id
+    assert len(requests) == 1
+
+
+async def test_teacher_log_probabilities_are_kept_for_steps_and_unknown_for_the_prompt() -> None:
+    tree, _ = await search(always("ab\n\n#### 1"), rollouts=1)
+    np.testing.assert_array_equal(tree.teacher_logprobs[:3], np.array([np.nan, -1, 0], np.float32))
+    warm, _ = await search(always("ab\n\n#### 1"), rollouts=1, temperature=0.7)
+    assert np.isnan(warm.teacher_logprobs).all()  # of another distribution than the teacher's own
+
+
+async def test_the_sampling_temperature_reaches_the_engine() -> None:
+    _, requests = await search(numbered, rollouts=1, temperature=0.7)
+    assert {request.temperature for request in requests} == {0.7}
+
+
+async def test_the_separator_is_a_setting() -> None:
+    tree, _ = await search(always("a;b;#### 1"), rollouts=1, separator=";")
+    assert tree.texts == ("?", "a;", "b;", "#### 1")
+
+
+async def test_greedy_search_stays_in_the_solved_branch_and_wide_search_spreads_evenly() -> None:
+    def first_of_three(prompt: str, rng: random.Random, version: int) -> Pieces:
+        """Three first steps, of which "a" alone leads to right answers, then steps without end or repetition."""
+        first = [] if "\n" in prompt else [(f"{rng.choice('abc')}\n\n", -1.0)]
+        letter = first[0][0][0] if first else prompt[1]
+        return [*first, *numbered("", rng, 0)[:3], ("#### 1" if letter == "a" else "#### 0", -1.0)]
+
+    async def visits(exploration: float) -> list[int]:
+        tree, _ = await search(first_of_three, rollouts=60, branching=8, exploration=exploration)
+        by_letter = {tree.texts[node][0]: int(tree.visits[node]) for node in np.flatnonzero(tree.depth == 1)}
+        return [by_letter[letter] for letter in "abc"]
+
+    right, *wrong = await visits(exploration=0.0)
+    assert right + sum(wrong) == 60
+    assert sum(wrong) <= 7  # none but the tries that the root spends on new steps
+    assert await visits(exploration=1e9) == [20, 20, 20]
+
+
+async def test_an_engine_failure_is_not_swallowed() -> None:
+    engine = ScriptedEngine(numbered, failures={3: EngineError("refused")})
+    with pytest.raises(EngineError, match="refused"):
+        await search_problem(PROBLEM, [63], engine, grade, TOKENIZE, SearchSettings(), 0)
+
+
+async def test_an_engine_that_returns_nothing_is_named_with_the_problem() -> None:
+    class Mute:
+        async def generate(self, request: Request) -> Completion:
+            none = np.zeros(0, np.int32)
+            return Completion(none, np.zeros(0, np.float32), none, "", FinishReason.STOP)
+
+    with pytest.raises(EngineError, match="no token for a step of problem 'p'"):
+        await search_problem(PROBLEM, [63], Mute(), grade, TOKENIZE, SearchSettings(), 0)

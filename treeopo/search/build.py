@@ -1,0 +1,132 @@
+"""Many searches over one engine, finished trees handed over in problem order.
+
+    problems ─▶ at most `concurrency` searches in flight ─▶ wait for the earliest ─▶ batch ─▶ commit(batch)
+
+Searches run ahead of the earliest unfinished problem by a bounded window, so a slow problem neither starves the engine
+nor lets finished trees pile up. Whatever ends the build, every tree before the first unfinished problem is committed;
+to resume, start again at the number of committed problems.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from treeopo_storage.schema import ProblemTree
+
+from treeopo.errors import ConfigError, EngineError
+from treeopo.ports import Generate, Grade, Tokenize
+from treeopo.records import Completion, Problem, Request
+from treeopo.search.problem import derive_seed, search_problem
+from treeopo.search.settings import SearchSettings
+
+WINDOW = 4
+"""Trees held in memory at most, as a multiple of `concurrency`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildProgress:
+    """What the searches finished by this call have produced; tokens and requests count all that the engine answered."""
+
+    problems: int = 0
+    solved: int = 0
+    nodes: int = 0
+    requests: int = 0
+    tokens: int = 0
+
+    @property
+    def solved_share(self) -> float:
+        """Share of the problems that some trace solved; 0 before the first."""
+        return self.solved / max(self.problems, 1)
+
+
+async def build_trees(
+    problems: Sequence[Problem],
+    first_index: int,
+    encode_prompt: Callable[[Problem], Sequence[int]],
+    generate: Generate,
+    grade: Grade,
+    tokenize: Tokenize,
+    settings: SearchSettings,
+    seed: int,
+    commit: Callable[[Sequence[ProblemTree]], None],
+    *,
+    concurrency: int = 64,
+    commit_every: int = 16,
+    on_progress: Callable[[BuildProgress], None] = lambda progress: None,
+) -> BuildProgress:
+    """Search problems[first_index:] and commit their trees in order, `commit_every` at a time.
+
+    Problem i is searched with a seed made from (seed, i), so the trees depend neither on concurrency nor on where the
+    build was resumed. `on_progress` is called after each finished search, in the order they finish.
+
+    Raises:
+        ConfigError: concurrency or commit_every below 1.
+        EngineError: a search failed; the message names its problem, and all trees before it are committed.
+    """
+    if concurrency < 1 or commit_every < 1:
+        raise ConfigError(f"concurrency ({concurrency}) and commit_every ({commit_every}) must be at least 1")
+    meter = _Meter(generate)
+    progress = BuildProgress()
+    in_flight = asyncio.Semaphore(concurrency)
+
+    async def search(index: int) -> ProblemTree:
+        nonlocal progress
+        problem = problems[index]
+        async with in_flight:
+            prompt_ids = encode_prompt(problem)
+            try:
+                tree = await search_problem(
+                    problem, prompt_ids, meter, grade, tokenize, settings, derive_seed(seed, index)
+                )
+            except EngineError as error:
+                raise type(error)(f"problem {index} ({problem.id!r}): {error}") from error
+        progress = BuildProgress(
+            problems=progress.problems + 1,
+            solved=progress.solved + bool(np.any(tree.reward[tree.terminal] > 0)),
+            nodes=progress.nodes + len(tree.parent),
+            requests=meter.requests,
+            tokens=meter.tokens,
+        )
+        on_progress(progress)
+        return tree
+
+    indices = iter(range(first_index, len(problems)))
+    searches: deque[asyncio.Task[ProblemTree]] = deque()  # in problem order, the earliest unfinished one first
+    batch: list[ProblemTree] = []
+    try:
+        while True:
+            room = WINDOW * concurrency - len(searches)
+            searches.extend(asyncio.create_task(search(index)) for index in islice(indices, room))
+            if not searches:
+                return progress
+            batch.append(await searches[0])
+            searches.popleft()
+            if len(batch) == commit_every:
+                full, batch = batch, []
+                commit(full)
+    finally:
+        while searches and searches[0].done() and not searches[0].cancelled() and not searches[0].exception():
+            batch.append(searches.popleft().result())
+        for task in searches:
+            task.cancel()
+        await asyncio.gather(*searches, return_exceptions=True)
+        if batch:
+            commit(batch)
+
+
+class _Meter:
+    """`Generate` that counts what passes through it."""
+
+    def __init__(self, generate: Generate) -> None:
+        self._generate = generate
+        self.requests = 0
+        self.tokens = 0
+
+    async def generate(self, request: Request) -> Completion:
+        completion = await self._generate.generate(request)
+        self.requests += 1
+        self.tokens += len(completion.token_ids)
+        return completion

@@ -1,0 +1,143 @@
+"""Monte Carlo tree search of one problem: a coroutine over the ports `Generate`, `Grade` and `Tokenize`.
+
+select   descend by UCT to a node with tries left
+expand   A1: ask for one step there; a step that repeats a child leads to that child, and the trace goes on below
+simulate A2: from a new child ask for the rest of the solution; each of its steps becomes a node
+back up  grade the finished trace, count it along its whole path
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import pairwise
+
+import numpy as np
+from treeopo_storage.schema import Action, ProblemTree
+
+from treeopo.errors import EngineError
+from treeopo.ports import Generate, Grade, Tokenize
+from treeopo.records import Completion, FinishReason, FloatArray, IntArray, Problem, Request
+from treeopo.search.settings import SearchSettings
+from treeopo.search.steps import step_ends
+from treeopo.search.tree import GrowingTree, decode_text
+
+ROOT_NODE = 0
+
+
+async def search_problem(
+    problem: Problem,
+    prompt_ids_T: Sequence[int] | IntArray,
+    generate: Generate,
+    grade: Grade,
+    tokenize: Tokenize,
+    settings: SearchSettings,
+    seed: int,
+) -> ProblemTree:
+    """Search one problem (SPEC §2) and return every node visited.
+
+    The result depends on the arguments alone, never on what else the engine is doing: request n of the search carries
+    a seed made from (seed, n), and rollouts follow one another. Each rollout adds one trace, new or sampled again; the
+    search ends early once every node is exhausted. Invariant: visits of a node = traces that ended there + visits of
+    its children. Teacher log-probabilities are those of the sampled distribution, so NaN where temperature is not 1.
+
+    Raises:
+        EngineError: the engine refused or failed a request; nothing of this problem is returned.
+    """
+    prompt_ids = np.asarray(prompt_ids_T, np.int32)
+    tree = GrowingTree(prompt_ids, settings.branching)
+    search = _Search(problem, len(prompt_ids), tree, generate, grade, tokenize, settings, seed)
+    for rollout in range(settings.rollouts):
+        leaf = await search.trace(settings.exploration_at(rollout))
+        if leaf is None:
+            break
+        tree.back_propagate(leaf)
+    return tree.freeze(problem, tokenize)
+
+
+def derive_seed(*counters: int) -> int:
+    """A 63-bit seed that is a pure function of its counters: random access, no generator state to carry."""
+    return int.from_bytes(blake2b(repr(counters).encode(), digest_size=8).digest()) >> 1
+
+
+@dataclass(slots=True)
+class _Search:
+    """One problem's search under way: the tree and what is needed to grow it."""
+
+    problem: Problem
+    prompt_length: int
+    tree: GrowingTree
+    generate: Generate
+    grade: Grade
+    tokenize: Tokenize
+    settings: SearchSettings
+    seed: int
+    requests: int = 0
+
+    async def trace(self, exploration: float) -> int | None:
+        """Complete one trace: the terminal node it ended in, or None where the tree holds nothing left to search."""
+        tree, node = self.tree, ROOT_NODE
+        while not tree.exhausted_P[ROOT_NODE]:
+            node = tree.select(node, exploration)
+            child, is_new = await self._expand(node)
+            if tree.is_terminal(child):
+                return child
+            if is_new:
+                return await self._simulate(child)
+            node = ROOT_NODE if tree.exhausted_P[child] else child
+        return None
+
+    async def _expand(self, node: int) -> tuple[int, bool]:
+        """A1, one step below `node`; at the depth limit the step is all that remains."""
+        is_last = self.tree.depth_P[node] + 1 == self.settings.depth
+        stop = () if is_last else (self.settings.separator,)
+        limit = self.settings.max_solution_tokens if is_last else self.settings.max_step_tokens
+        completion, room = await self._ask(node, limit, stop)
+        ends = [] if is_last else self._step_ends(completion)
+        length = ends[0] if ends else len(completion.token_ids)
+        child, is_new = self.tree.grow(
+            node, completion.token_ids[:length], self._logprobs(completion)[:length], Action.STEP
+        )
+        if is_new and not ends:
+            self._finish(child, completion.finish_reason)
+        elif is_new and length == room:
+            self._finish(child, FinishReason.LENGTH)
+        return child, is_new
+
+    async def _simulate(self, node: int) -> int:
+        """A2, the rest of the solution below the new node `node`, a node per step; returns its terminal node."""
+        completion, _ = await self._ask(node, self.settings.max_solution_tokens, ())
+        length = len(completion.token_ids)
+        steps_left = self.settings.depth - self.tree.depth_P[node]
+        inner_ends = [end for end in self._step_ends(completion)[: steps_left - 1] if end < length]
+        logprobs = self._logprobs(completion)
+        for start, end in pairwise([0, *inner_ends, length]):
+            node, _ = self.tree.grow(node, completion.token_ids[start:end], logprobs[start:end], Action.SOLUTION)
+        self._finish(node, completion.finish_reason)
+        return node
+
+    async def _ask(self, node: int, limit: int, stop: tuple[str, ...]) -> tuple[Completion, int]:
+        """Continue the prefix of `node` by at most `limit` tokens; also the room its solution had left."""
+        prefix_ids = self.tree.prefix_ids(node)
+        room = self.settings.max_solution_tokens - (len(prefix_ids) - self.prompt_length)
+        seed = derive_seed(self.seed, self.requests)
+        self.requests += 1
+        request = Request(prefix_ids, min(limit, room), seed, self.settings.temperature, stop)
+        completion = await self.generate.generate(request)
+        if not len(completion.token_ids):
+            raise EngineError(f"the engine returned no token for a step of problem {self.problem.id!r}")
+        return completion, room
+
+    def _finish(self, node: int, reason: FinishReason) -> None:
+        """End a trace: graded if it ended by itself, 0 if it ran out of tokens."""
+        reward = 0.0
+        if reason is FinishReason.STOP:
+            solution_ids = self.tree.prefix_ids(node)[self.prompt_length :]
+            reward = self.grade(self.problem, decode_text(solution_ids, self.tokenize))
+        self.tree.end(node, reward)
+
+    def _step_ends(self, completion: Completion) -> list[int]:
+        return step_ends(completion.token_ids.tolist(), self.tokenize, self.settings.separator)
+
+    def _logprobs(self, completion: Completion) -> FloatArray:
+        """The teacher's own log-probabilities: those of temperature 1."""
+        return completion.logprobs if self.settings.temperature == 1 else np.full_like(completion.logprobs, np.nan)

@@ -1,0 +1,66 @@
+"""What a finished search holds: sizes, shapes, and at which depths the solved traces are."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from treeopo_storage.schema import ProblemTree
+
+IntHistogram = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class TreeReport:
+    """Totals over problems; arrays are indexed by depth (root 0) or by number of children.
+
+    solved: problems with a solved trace; with_both_outcomes: with a solved and a failed one, the only ones that teach.
+    traces: counted by the searches, a trace sampled twice twice. tokens: of all stored steps, prompts excluded.
+    solve_rate_by_depth: mean over the unfinished prefixes of a depth of their share of solved traces, NaN where there
+    is none. It rises with depth where the paper's reverse curriculum (§3.1) holds.
+    """
+
+    problems: int
+    solved: int
+    with_both_outcomes: int
+    prefixes: int
+    traces: int
+    tokens: int
+    prefixes_by_depth: IntHistogram
+    prefixes_by_children: IntHistogram  # unfinished prefixes only
+    solve_rate_by_depth: npt.NDArray[np.float64]
+
+
+def report_trees(trees: Iterable[ProblemTree]) -> TreeReport:
+    """Total up finished trees, read once and one at a time."""
+    problems = solved = with_both = traces = tokens = 0
+    empty: npt.NDArray[Any] = np.zeros(0, np.int64)
+    depths, unfinished_depths, unfinished_values, child_counts = [[empty] for _ in range(4)]
+    for tree in trees:
+        won, lost = (tree.reward[tree.terminal] > 0).any(), (tree.reward[tree.terminal] == 0).any()
+        problems += 1
+        solved += int(won)
+        with_both += int(won and lost)
+        traces += int(tree.visits[0])
+        tokens += int(tree.token_offsets[-1] - tree.token_offsets[1])
+        depths.append(tree.depth)
+        child_counts.append(np.bincount(tree.parent[1:], minlength=tree.node_count)[~tree.terminal])
+        unfinished = ~tree.terminal & (tree.visits > 0)
+        unfinished_depths.append(tree.depth[unfinished])
+        unfinished_values.append(tree.value_sum[unfinished] / tree.visits[unfinished])
+    prefixes_by_depth = np.bincount(np.concatenate(depths))
+    rated, levels = np.concatenate(unfinished_depths), len(prefixes_by_depth)
+    value_by_depth = np.bincount(rated, weights=np.concatenate(unfinished_values), minlength=levels)
+    count_by_depth = np.bincount(rated, minlength=levels)
+    return TreeReport(
+        problems=problems,
+        solved=solved,
+        with_both_outcomes=with_both,
+        prefixes=int(prefixes_by_depth.sum()),
+        traces=traces,
+        tokens=tokens,
+        prefixes_by_depth=prefixes_by_depth,
+        prefixes_by_children=np.bincount(np.concatenate(child_counts)),
+        solve_rate_by_depth=np.where(count_by_depth > 0, value_by_depth / np.maximum(count_by_depth, 1), np.nan),
+    )

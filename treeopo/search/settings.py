@@ -1,0 +1,57 @@
+"""What a search may spend and how it explores."""
+
+from dataclasses import dataclass
+from math import pow
+from typing import Literal
+
+from treeopo.errors import ConfigError
+
+FINAL_SHARE = 0.1
+"""A decaying exploration constant ends at this share of itself, as in rStar (arXiv 2408.06195, its released code)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """Settings of one problem's search (SPEC §2); the defaults are the paper's where it states them.
+
+    rollouts: traces searched per problem. depth: steps of the longest trace; the last step takes all that remains.
+    branching: tries, and so children at most, of one node. exploration: UCT's c, 2.0 and constant as in rStar, whose
+    search the paper uses. max_step_tokens: one step; max_solution_tokens: all steps of a trace together, so a prompt
+    plus this must fit the engine. A trace that runs out of either ends there with reward 0.
+    """
+
+    rollouts: int = 16
+    depth: int = 5
+    branching: int = 5
+    exploration: float = 2.0
+    exploration_schedule: Literal["constant", "linear", "exponential"] = "constant"
+    max_step_tokens: int = 256
+    max_solution_tokens: int = 512
+    temperature: float = 1.0
+    separator: str = "\n\n"
+
+    def __post_init__(self) -> None:
+        for name in ("rollouts", "depth", "branching", "max_step_tokens", "max_solution_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"search.{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.exploration < float("inf"):
+            raise ConfigError(f"search.exploration is {self.exploration}; it must be 0 or a positive number")
+        if self.exploration_schedule not in ("constant", "linear", "exponential"):
+            raise ConfigError(
+                f"search.exploration_schedule is {self.exploration_schedule!r}; use constant, linear or exponential"
+            )
+        if not 0 < self.temperature < float("inf"):
+            raise ConfigError(
+                f"search.temperature is {self.temperature}; it must be positive, or every try is the same"
+            )
+        if not self.separator:
+            raise ConfigError("search.separator is empty; give the text that ends a reasoning step")
+
+    def exploration_at(self, rollout: int) -> float:
+        """UCT's c for a rollout counted from 0: constant, or decaying towards `FINAL_SHARE` of itself."""
+        done = rollout / self.rollouts
+        if self.exploration_schedule == "linear":
+            return self.exploration * (1 - (1 - FINAL_SHARE) * done)
+        if self.exploration_schedule == "exponential":
+            return self.exploration * pow(FINAL_SHARE, done)
+        return self.exploration

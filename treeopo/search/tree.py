@@ -1,0 +1,128 @@
+"""The tree while it grows: one list per attribute, indexed by node, parents before their children.
+
+Three node states matter to the search:
+
+    unfinished   tried fewer than `branching` times, or some child is not exhausted
+    terminal     the trace ended here (it carries a reward)
+    exhausted    terminal, or fully tried with every child exhausted: never searched again
+"""
+
+import numpy as np
+from treeopo_storage.schema import NO_PARENT, Action, ProblemTree
+
+from treeopo.ports import Tokenize
+from treeopo.records import FloatArray, IntArray, Problem
+from treeopo.search.uct import select_child
+
+
+class GrowingTree:
+    """A tree of P nodes; node 0 is the root, whose step is the prompt.
+
+    visits_P and value_sum_P count traces through a node and their rewards; tries_P counts the steps asked for (or found
+    on the way of a trace) below a node, including those that repeated a child.
+    """
+
+    def __init__(self, prompt_ids_T: IntArray, branching: int) -> None:
+        self.branching = branching
+        self.parent_P = [NO_PARENT]
+        self.depth_P = [0]
+        self.visits_P = [0]
+        self.value_sum_P = [0.0]
+        self.reward_P = [np.nan]  # NaN: not terminal
+        self.action_P = [Action.ROOT]
+        self.tries_P = [0]
+        self.exhausted_P = [False]
+        self.children_P: list[list[int]] = [[]]
+        self.token_ids_P: list[IntArray] = [prompt_ids_T]
+        self.logprobs_P: list[FloatArray] = [np.full(len(prompt_ids_T), np.nan, np.float32)]
+        self._child_of: dict[tuple[int, bytes], int] = {}
+
+    def select(self, node: int, exploration: float) -> int:
+        """Descend from an unfinished node by UCT to one that may be tried again."""
+        while self.tries_P[node] >= self.branching:
+            live = [child for child in self.children_P[node] if not self.exhausted_P[child]]
+            values, visits = [self.value_sum_P[c] for c in live], [self.visits_P[c] for c in live]
+            node = live[select_child(values, visits, self.visits_P[node], exploration)]
+        return node
+
+    def grow(self, node: int, token_ids_T: IntArray, logprobs_T: FloatArray, action: Action) -> tuple[int, bool]:
+        """Spend a try of `node` on a step; the child it leads to and whether it is new (same tokens, same child)."""
+        self.tries_P[node] += 1
+        key = (node, token_ids_T.tobytes())
+        known = self._child_of.get(key)
+        if known is not None:
+            self._settle(node)
+            return known, False
+        child = self._child_of[key] = len(self.parent_P)
+        self.children_P[node].append(child)
+        self.parent_P.append(node)
+        self.depth_P.append(self.depth_P[node] + 1)
+        self.visits_P.append(0)
+        self.value_sum_P.append(0.0)
+        self.reward_P.append(np.nan)
+        self.action_P.append(action)
+        self.tries_P.append(0)
+        self.exhausted_P.append(False)
+        self.children_P.append([])
+        self.token_ids_P.append(token_ids_T)
+        self.logprobs_P.append(logprobs_T)
+        return child, True
+
+    def end(self, node: int, reward: float) -> None:
+        """Make a node terminal: its trace is finished, or was cut off."""
+        self.reward_P[node] = reward
+        self.exhausted_P[node] = True
+        self._settle(self.parent_P[node])
+
+    def is_terminal(self, node: int) -> bool:
+        return not np.isnan(self.reward_P[node])
+
+    def back_propagate(self, node: int) -> None:
+        """Count one more trace that ended in terminal node `node`, all the way up to the root."""
+        reward = self.reward_P[node]
+        while node != NO_PARENT:
+            self.visits_P[node] += 1
+            self.value_sum_P[node] += reward
+            node = self.parent_P[node]
+
+    def prefix_ids(self, node: int) -> list[int]:
+        """Prompt and steps down to `node`, as one list of token ids."""
+        steps = []
+        while node != NO_PARENT:
+            steps.append(self.token_ids_P[node])
+            node = self.parent_P[node]
+        ids: list[int] = np.concatenate(steps[::-1]).tolist()
+        return ids
+
+    def _settle(self, node: int) -> None:
+        """Mark `node` exhausted if nothing is left below it, and then its ancestors likewise."""
+        while node != NO_PARENT and self.tries_P[node] >= self.branching:
+            if not all(self.exhausted_P[child] for child in self.children_P[node]):
+                return
+            self.exhausted_P[node] = True
+            node = self.parent_P[node]
+
+    def freeze(self, problem: Problem, tokenize: Tokenize) -> ProblemTree:
+        """The finished tree as a struct of arrays, steps concatenated in node order."""
+        lengths_P = [len(ids) for ids in self.token_ids_P]
+        return ProblemTree(
+            id=problem.id,
+            question=problem.question,
+            answer=problem.answer,
+            parent=np.array(self.parent_P, np.int32),
+            depth=np.array(self.depth_P, np.int32),
+            visits=np.array(self.visits_P, np.int32),
+            value_sum=np.array(self.value_sum_P, np.float64),
+            terminal=~np.isnan(self.reward_P),
+            reward=np.array(self.reward_P, np.float32),
+            action=np.array(self.action_P, np.int8),
+            token_ids=np.concatenate(self.token_ids_P),
+            token_offsets=np.concatenate([[0], np.cumsum(lengths_P)]).astype(np.int64),
+            teacher_logprobs=np.concatenate(self.logprobs_P),
+            texts=tuple(decode_text(ids.tolist(), tokenize) for ids in self.token_ids_P),
+        )
+
+
+def decode_text(token_ids_T: list[int], tokenize: Tokenize) -> str:
+    """Text of the tokens, without the end-of-text token where they end in one."""
+    return tokenize.decode(token_ids_T[:-1] if token_ids_T[-1:] == [tokenize.eos_token_id] else token_ids_T)
