@@ -3,8 +3,8 @@
     problems ─▶ at most `concurrency` searches in flight ─▶ wait for the earliest ─▶ batch ─▶ commit(batch)
 
 Searches run ahead of the earliest unfinished problem by a bounded window, so a slow problem neither starves the engine
-nor lets finished trees pile up. Whatever ends the build, every tree before the first unfinished problem is committed;
-to resume, start again at the number of committed problems.
+nor lets finished trees pile up. Whatever ends the build, the trees taken over so far are committed, and those that
+finished behind an unfinished problem are dropped: to resume, start again at the number of committed problems.
 """
 
 import asyncio
@@ -108,8 +108,6 @@ async def build_trees(
                 full, batch = batch, []
                 commit(full)
     finally:
-        while searches and searches[0].done() and not searches[0].cancelled() and not searches[0].exception():
-            batch.append(searches.popleft().result())
         for task in searches:
             task.cancel()
         await asyncio.gather(*searches, return_exceptions=True)

@@ -1,0 +1,218 @@
+"""Many searches at once: order, bounds, resumption, and what an interruption leaves behind."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from treeopo_storage.schema import ProblemTree
+
+from treeopo.engines.scripted import CharTokenizer, Pieces, ScriptedEngine, TreeWorld
+from treeopo.errors import ConfigError, EngineDeadError, EngineError
+from treeopo.records import Problem, Request
+from treeopo.search import BuildProgress, SearchSettings, build_trees
+from treeopo.search.build import WINDOW
+
+TOKENIZE = CharTokenizer()
+WORLD = TreeWorld(branching=3, depth=3, success=lambda letters: 0.3)
+PROBLEMS = [Problem(f"p{index}", f"{index}: ", "1") for index in range(24)]
+SETTINGS = SearchSettings(rollouts=4, branching=2)
+
+
+def policy(prompt: str, rng: random.Random, version: int) -> Pieces:
+    """`WORLD`, whatever the question."""
+    return WORLD(WORLD.question + prompt.partition(": ")[2], rng, version)
+
+
+def jittered(request: Request) -> float:
+    """Seconds that differ from request to request, so that searches finish out of order."""
+    return (request.seed % 7) * 1e-4
+
+
+class Build:
+    """A build over a scripted engine whose commits are kept."""
+
+    def __init__(self, engine: ScriptedEngine | None = None) -> None:
+        self.engine = engine or ScriptedEngine(policy, latency=jittered)
+        self.commits: list[list[ProblemTree]] = []
+        self.reports: list[BuildProgress] = []
+
+    @property
+    def trees(self) -> list[ProblemTree]:
+        return [tree for batch in self.commits for tree in batch]
+
+    @property
+    def ids(self) -> list[str]:
+        return [tree.id for tree in self.trees]
+
+    async def run(self, first_index: int = 0, concurrency: int = 5, commit_every: int = 4) -> BuildProgress:
+        return await build_trees(
+            PROBLEMS,
+            first_index,
+            lambda problem: TOKENIZE.encode(problem.question),
+            self.engine,
+            WORLD.grade,
+            TOKENIZE,
+            SETTINGS,
+            seed=11,
+            commit=lambda batch: self.commits.append(list(batch)),
+            concurrency=concurrency,
+            commit_every=commit_every,
+            on_progress=self.reports.append,
+        )
+
+
+def failing_at(request_number: int, error: EngineError) -> ScriptedEngine:
+    return ScriptedEngine(policy, latency=jittered, failures={request_number: error})
+
+
+def assert_same_trees(left: Sequence[ProblemTree], right: Sequence[ProblemTree]) -> None:
+    assert [tree.id for tree in left] == [tree.id for tree in right]
+    for one, other in zip(left, right, strict=True):
+        assert one.texts == other.texts
+        for name in ("parent", "visits", "value_sum", "reward", "token_ids", "teacher_logprobs"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+async def test_trees_are_committed_in_problem_order_and_in_batches() -> None:
+    build = Build()
+    await build.run()
+    assert build.ids == [problem.id for problem in PROBLEMS]
+    assert [len(batch) for batch in build.commits] == [4] * 6
+
+
+async def test_trees_do_not_depend_on_concurrency_nor_on_latency() -> None:
+    together, alone = Build(), Build(ScriptedEngine(policy))
+    await together.run(concurrency=16)
+    await alone.run(concurrency=1)
+    assert_same_trees(together.trees, alone.trees)
+
+
+async def test_trees_of_different_problems_differ() -> None:
+    build = Build()
+    await build.run()
+    assert len({tree.texts[1:] for tree in build.trees}) > len(PROBLEMS) // 2
+
+
+async def test_no_more_searches_are_in_flight_than_allowed_and_that_many_are() -> None:
+    build = Build()
+    await build.run(concurrency=5)
+    assert build.engine.peak_in_flight == 5
+
+
+async def test_searches_run_ahead_of_a_stuck_problem_by_a_bounded_window() -> None:
+    stuck = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        if asyncio.current_task() is first[0]:
+            await stuck.wait()
+        await asyncio.sleep(0)
+
+    first: list[asyncio.Task[object]] = []
+
+    def latency(request: Request) -> float:
+        if not first:
+            task = asyncio.current_task()
+            assert task
+            first.append(task)
+        return 0.0
+
+    build = Build(ScriptedEngine(policy, latency=latency, sleep=sleep))
+    running = asyncio.create_task(build.run(concurrency=2))
+    for _ in range(5000):
+        await asyncio.sleep(0)
+    assert build.commits == []
+    assert build.reports[-1].problems == WINDOW * 2 - 1
+    stuck.set()
+    await running
+    assert build.ids == [problem.id for problem in PROBLEMS]
+
+
+async def test_a_build_cut_in_two_gives_the_trees_of_one_go() -> None:
+    whole, head, tail = Build(), Build(failing_at(150, EngineDeadError("gone"))), Build()
+    await whole.run()
+    with pytest.raises(EngineDeadError):
+        await head.run()
+    assert 0 < len(head.ids) < len(PROBLEMS)
+    await tail.run(first_index=len(head.ids))
+    assert_same_trees(head.trees + tail.trees, whole.trees)
+
+
+async def test_a_failed_request_is_named_with_its_problem_and_all_before_it_is_committed() -> None:
+    build = Build(failing_at(150, EngineError("refused")))
+    with pytest.raises(EngineError, match=r"^problem \d+ \('p\d+'\): refused$") as caught:
+        await build.run()
+    failed = int(str(caught.value).split()[1])
+    assert build.ids == [problem.id for problem in PROBLEMS[:failed]]
+    assert build.engine.in_flight == 0
+
+
+async def test_a_dead_engine_keeps_its_kind_of_error() -> None:
+    with pytest.raises(EngineDeadError):
+        await Build(failing_at(0, EngineDeadError("gone"))).run()
+
+
+async def test_cancelling_commits_the_whole_trees_and_leaves_nothing_in_flight() -> None:
+    build = Build()
+    running = asyncio.create_task(build.run(commit_every=1000))
+    while not build.reports or build.reports[-1].problems < 9:
+        await asyncio.sleep(1e-3)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert build.ids == [problem.id for problem in PROBLEMS[: len(build.ids)]]
+    assert 0 < len(build.ids) < len(PROBLEMS)
+    assert build.engine.in_flight == 0
+
+
+async def test_a_failed_commit_is_not_tried_twice() -> None:
+    calls = 0
+
+    def commit(batch: Sequence[ProblemTree]) -> None:
+        nonlocal calls
+        calls += 1
+        raise OSError("disk full")
+
+    engine = ScriptedEngine(policy)
+    encode = CharTokenizer().encode
+    with pytest.raises(OSError, match="disk full"):
+        await build_trees(
+            PROBLEMS[:4],
+            0,
+            lambda problem: encode(problem.question),
+            engine,
+            WORLD.grade,
+            TOKENIZE,
+            SETTINGS,
+            0,
+            commit,
+            concurrency=1,
+            commit_every=4,
+        )
+    assert calls == 1
+
+
+async def test_progress_counts_problems_nodes_requests_and_solved_share() -> None:
+    build = Build()
+    progress = await build.run()
+    assert [report.problems for report in build.reports] == list(range(1, len(PROBLEMS) + 1))
+    assert progress == build.reports[-1]
+    assert progress.nodes == sum(tree.node_count for tree in build.trees)
+    assert progress.requests == build.engine.requests
+    solved = sum(bool((tree.reward == 1).any()) for tree in build.trees)
+    assert 0 < progress.solved_share == solved / len(PROBLEMS) < 1
+    stored = sum(len(tree.token_ids) - int(tree.token_offsets[1]) for tree in build.trees)
+    assert progress.tokens >= stored  # repeated steps were answered too
+
+
+async def test_a_finished_build_has_nothing_left_to_do() -> None:
+    build = Build()
+    assert (await build.run(first_index=len(PROBLEMS))).problems == 0
+    assert build.commits == []
+
+
+@pytest.mark.parametrize("bad", [{"concurrency": 0}, {"commit_every": 0}])
+async def test_impossible_bounds_are_refused(bad: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="must be at least 1"):
+        await Build().run(**bad)
