@@ -54,3 +54,9 @@ class EngineError(TreeopoError, RuntimeError):
 
 class EngineDeadError(EngineError):
     """The engine process is gone; every further request would fail."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ConfigError(message)` unless `condition` holds: the bounds check of the settings classes."""
+    if not condition:
+        raise ConfigError(message)

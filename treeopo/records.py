@@ -90,3 +90,25 @@ class Group:
 
     drawn: DrawnGroup
     samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSequence:
+    """One sample as the learner sees it: only completion tokens carry gradient.
+
+    token_ids (T,) prefix then completion; behaviour_logprobs (T - prefix_length,) of the completion's tokens.
+    """
+
+    token_ids: IntArray
+    prefix_length: int
+    behaviour_logprobs: FloatArray
+    advantage: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainBatch:
+    """Batch `number` of a run, learned from by the policy of version `number`."""
+
+    number: int
+    sequences: tuple[TrainSequence, ...]
+    metrics: dict[str, float]

@@ -1,0 +1,138 @@
+"""Every setting of every command: defaults, bounds and how files and flags combine. Needs neither torch nor vLLM.
+
+Each room owns its settings class; the commands' configurations here are made of them. Precedence: flag, then file, then `EMBEDDED` where the embedded default
+models are used, then the default written here.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from treeopo.advantage.settings import AdvantageSettings
+from treeopo.engines.in_process import EngineOptions
+from treeopo.errors import ConfigError
+from treeopo.learner.settings import LearnerSettings
+from treeopo.rollout.settings import RolloutSettings
+from treeopo.search.settings import SearchSettings
+
+Method = Literal["tree-opo", "grpo"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _known_keys(kind: type) -> BeforeValidator:
+    """pydantic ignores unknown keys of a standard dataclass; a misspelt setting must not pass in silence."""
+    known = {field.name for field in fields(kind)}
+
+    def check(values: Any) -> Any:
+        unknown = sorted(set(values) - known) if isinstance(values, Mapping) else []
+        if unknown:
+            raise ValueError(f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        return values
+
+    return BeforeValidator(check)
+
+
+Engine = Annotated[EngineOptions, _known_keys(EngineOptions)]
+
+
+class TrainConfig(Section):
+    store: Path
+    output: Path
+    student: str | None = None  # None: the embedded default
+    method: Method = "tree-opo"
+    steps: int = Field(200, ge=1)
+    seed: int = Field(0, ge=0)
+    checkpoint_every: int = Field(10, ge=1)
+    checkpoints_kept: int = Field(2, ge=1)
+    advantage: Annotated[AdvantageSettings, _known_keys(AdvantageSettings)] = AdvantageSettings()
+    rollout: Annotated[RolloutSettings, _known_keys(RolloutSettings)] = RolloutSettings()
+    learner: Annotated[LearnerSettings, _known_keys(LearnerSettings)] = LearnerSettings()
+    engine: Engine = EngineOptions()
+
+
+class BuildConfig(Section):
+    output: Path
+    teacher: str | None = None  # None: the embedded default
+    problems: str = "staged-arithmetic:easy:train"
+    limit: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0)
+    concurrency: int = Field(64, ge=1)
+    search: Annotated[SearchSettings, _known_keys(SearchSettings)] = SearchSettings()
+    engine: Engine = EngineOptions()
+
+
+class EvalConfig(Section):
+    model: str | None = None  # None: the embedded student
+    against: str | None = None
+    problems: str = "staged-arithmetic:easy:test"
+    limit: int | None = Field(None, ge=1)
+    samples: int = Field(0, ge=0)  # completions a problem at temperature 1, beside the greedy one
+    max_new_tokens: int = Field(256, ge=1)
+    seed: int = Field(0, ge=0)
+    output: Path | None = None
+    engine: Engine = EngineOptions()
+
+
+# The embedded models are a thousand times smaller than those of the paper: bigger batches of shorter texts, a higher rate.
+EMBEDDED: dict[type[Section], dict[str, Any]] = {
+    TrainConfig: {
+        "steps": 25,
+        "learner": {"optimizer": {"learning_rate": 1e-4}},
+        "rollout": {"batch_size": 128, "max_prompt_tokens": 192, "max_sequence_tokens": 256},
+    },
+    BuildConfig: {"limit": 200, "search": {"max_step_tokens": 32, "max_solution_tokens": 96}},
+    EvalConfig: {"max_new_tokens": 96},
+}
+
+_Config = TypeVar("_Config", bound=Section)
+
+
+def load_config(kind: type[_Config], *, file: Path | None, flags: Mapping[str, Any], embedded: bool) -> _Config:
+    """Combine defaults, a TOML file and flags (dotted names; None means not given) into a validated config.
+
+    Raises:
+        ConfigError: the file cannot be read, a name is unknown, or a value is out of bounds; one line for all of them.
+    """
+    values = _merge(EMBEDDED.get(kind, {}) if embedded else {}, _read(file) if file else {})
+    for name, value in flags.items():
+        if value is not None:
+            values = _merge(values, _nested(name.split("."), value))
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{file or 'settings'}: " + "; ".join(_complaint(row) for row in error.errors())) from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give an existing TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid TOML ({error})") from None
+
+
+def _nested(path: list[str], value: Any) -> dict[str, Any]:
+    return {path[0]: _nested(path[1:], value)} if len(path) > 1 else {path[0]: value}
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for name, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = _merge(merged[name], value) if both else value
+    return merged
+
+
+def _complaint(row: Any) -> str:
+    where = ".".join(str(part) for part in row["loc"])
+    reason = row["msg"].removeprefix("Value error, ")
+    given = "" if row["type"] in ("missing", "value_error") else f" (got {row['input']!r})"
+    return f"{where}: {reason}{given}" if where else f"{reason}{given}"

@@ -1,0 +1,143 @@
+"""One optimiser step from one training batch. It knows token ids, masks, advantages and log-probabilities; no algorithm."""
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_cosine_schedule_with_warmup
+
+from treeopo.learner.logprobs import token_logprobs
+from treeopo.learner.microbatch import MicroBatch, micro_batches
+from treeopo.learner.objective import importance_weights, policy_gradient_loss
+from treeopo.learner.policy import LoraPolicy
+from treeopo.learner.settings import LearnerSettings
+from treeopo.records import TrainBatch
+
+OPTIMIZER_FILE = "optimizer.pt"
+
+
+class Learner:
+    """Owns the policy, its optimiser and `version`, the number of steps taken; batch b is learned at version b.
+
+    Not thread-safe: the pipeline calls it from one thread at a time.
+    """
+
+    def __init__(self, policy: LoraPolicy, settings: LearnerSettings, *, steps: int, temperature: float, seed: int):
+        torch.manual_seed(seed)
+        self.policy = policy
+        self.version = 0
+        self._settings = settings
+        self._temperature = temperature
+        optimizer = settings.optimizer
+        self._optimizer = AdamW(policy.trainable, lr=optimizer.learning_rate, weight_decay=optimizer.weight_decay)
+        self._schedule: LambdaLR = get_cosine_schedule_with_warmup(self._optimizer, optimizer.warmup_steps, steps)
+
+    def step(self, batch: TrainBatch) -> dict[str, float]:
+        """Learn from `batch`; returns this step's metrics. Samples without advantage are not run through the model."""
+        assert batch.number == self.version, f"batch {batch.number} reached a learner at version {self.version}"
+        settings = self._settings
+        sequences = [row for row in batch.sequences if row.advantage != 0.0 and len(row.behaviour_logprobs) > 0]
+        completion_tokens = sum(len(row.behaviour_logprobs) for row in batch.sequences)
+        total = completion_tokens if settings.aggregation == "token-mean" else len(batch.sequences)
+        mismatch = _Mismatch()
+        loss_sum, padded_tokens = 0.0, 0
+        self.policy.model.train()
+        for micro in micro_batches(sequences, settings.microbatch_tokens, self.policy.device):
+            behaviour_C, current_C = micro.behaviour_C, None
+            if settings.lora.dropout > 0:
+                with torch.no_grad(), _evaluating(self.policy.model):
+                    current_C = self._logprobs(micro)
+            logprobs_C = self._logprobs(micro)
+            current_C = logprobs_C.detach() if current_C is None else current_C
+            weight_C = importance_weights(current_C, behaviour_C, settings.correction, settings.correction_cap)
+            loss = policy_gradient_loss(
+                logprobs_C, micro.advantage_C, weight_C, micro.length_C, settings.aggregation, total
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+            loss_sum += loss.item()
+            padded_tokens += micro.input_ids_BT.numel()
+            mismatch.add(current_C - behaviour_C, settings.correction_cap)
+        metrics = {
+            "loss": loss_sum,
+            "grad_norm": self._update(),
+            "train_tokens": float(sum(len(row.token_ids) for row in sequences)),
+            "padded_tokens": float(padded_tokens),
+            "learning_rate": self._schedule.get_last_lr()[0],
+            **mismatch.metrics(),
+        }
+        self.version += 1
+        return metrics
+
+    def _logprobs(self, micro: MicroBatch) -> Tensor:
+        hidden_BTH = self.policy.hidden_states(micro.input_ids_BT, micro.attention_mask_BT)
+        hidden_CH = hidden_BTH[:, :-1].flatten(0, 1)[micro.position_C]
+        return token_logprobs(hidden_CH, self.policy.head, micro.target_C, self._temperature)
+
+    def _update(self) -> float:
+        """Step the optimiser and the schedule; the gradient's norm before clipping."""
+        norm = clip_grad_norm_(self.policy.trainable, self._settings.optimizer.max_grad_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._schedule.step()
+        return float(norm)
+
+    def save_state(self, directory: Path) -> None:
+        """Write the adapter, the optimiser, the schedule and the random state into an existing directory."""
+        self.policy.save_adapter(directory / "adapter")
+        state = {
+            "version": self.version,
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+        }
+        torch.save(state, directory / OPTIMIZER_FILE)
+
+    def load_state(self, directory: Path) -> None:
+        """Continue from what `save_state` wrote; the policy must have been loaded with that directory's adapter."""
+        state: dict[str, Any] = torch.load(directory / OPTIMIZER_FILE, weights_only=True)
+        self.version = state["version"]
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["torch_rng"])
+
+
+class _Mismatch:
+    """How far the policy that learns is from the one that sampled, over the tokens of a batch."""
+
+    def __init__(self) -> None:
+        self._ratio = self._square = self._kl = self._capped = self._tokens = 0.0
+
+    def add(self, log_ratio_C: Tensor, cap: float) -> None:
+        ratio_C = log_ratio_C.exp()
+        self._ratio += ratio_C.sum().item()
+        self._square += ratio_C.square().sum().item()
+        self._kl += (ratio_C - 1 - log_ratio_C).sum().item()
+        self._capped += (ratio_C > cap).sum().item()
+        self._tokens += len(log_ratio_C)
+
+    def metrics(self) -> dict[str, float]:
+        """mismatch_kl: the k3 estimate of KL(behaviour || policy) per token (Schulman 2020); ess_share: the effective
+        share of tokens, (sum w)^2 / (T sum w^2); capped_share: tokens whose weight was truncated.
+        """
+        if not self._tokens:
+            return {"mismatch_kl": 0.0, "ess_share": 1.0, "capped_share": 0.0}
+        return {
+            "mismatch_kl": self._kl / self._tokens,
+            "ess_share": self._ratio**2 / (self._tokens * self._square),
+            "capped_share": self._capped / self._tokens,
+        }
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Any:
+    """Without dropout: the distribution the engine samples from."""
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()

@@ -1,0 +1,110 @@
+"""The student: a frozen base model with a LoRA adapter, and the two forms in which it leaves the learner."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from treeopo.errors import ModelError
+from treeopo.learner.settings import LoraSettings
+
+
+class LoraPolicy:
+    """Frozen base weights in `dtype`, adapter weights in float32. `model` is the `PeftModel` around both."""
+
+    def __init__(self, model: PeftModel) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+
+    @classmethod
+    def load(
+        cls, name: str, lora: LoraSettings, *, dtype: torch.dtype, device: torch.device, adapter: Path | None = None
+    ) -> "LoraPolicy":
+        """Load the base model `name` (hub name or directory) with a fresh adapter, or the one saved at `adapter`.
+
+        Raises:
+            ModelError: the model cannot be loaded, or transforms its logits in a way the learner does not follow.
+        """
+        base = load_base(name, dtype).to(device)
+        base.config.use_cache = False
+        if adapter is not None:
+            model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, autocast_adapter_dtype=True)
+        else:
+            settings = LoraConfig(
+                r=lora.rank,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=lora.target_modules,
+                bias="none",
+                task_type="CAUSAL_LM",
+            )
+            try:
+                model = get_peft_model(base, settings, autocast_adapter_dtype=True)
+            except ValueError as error:
+                raise ModelError(f"LoRA cannot be applied to {name!r}: {error}") from None
+        return cls(model)
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def hidden_states(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
+        """Final hidden states (B, T, H) of the backbone, adapter included."""
+        backbone = self.model.get_base_model().get_decoder()
+        hidden: Tensor = backbone(input_ids=input_ids_BT, attention_mask=attention_mask_BT).last_hidden_state
+        return hidden
+
+    @property
+    def head(self) -> nn.Module:
+        """The map from hidden states to logits (H to V)."""
+        head: nn.Module = self.model.get_base_model().get_output_embeddings()
+        return head
+
+    def save_adapter(self, directory: Path) -> None:
+        """Write the adapter as PEFT does: safetensors and adapter_config.json."""
+        self.model.save_pretrained(str(directory))
+
+    @torch.no_grad()
+    def save_merged(self, path: Path) -> None:
+        """Write the policy's weights under their checkpoint names, adapted ones as W + (alpha/r) B A in the base's dtype.
+
+        Embeddings and the head are left out: no adapter touches them, so an engine that loaded the base has them, and
+        they are most of a small model. The file appears whole.
+        """
+        merged: dict[str, Tensor] = {}
+        for name, module in self.model.get_base_model().named_modules():
+            if isinstance(module, LoraLinear):
+                base = module.get_base_layer()
+                delta = module.get_delta_weight(module.active_adapters[0])
+                merged[f"{name}.weight"] = (base.weight.float() + delta.float()).to(base.weight.dtype)
+                if base.bias is not None:
+                    merged[f"{name}.bias"] = base.bias
+            elif not isinstance(module, nn.Embedding) and ".lora_" not in name and not name.endswith(".base_layer"):
+                own = module.named_parameters(recurse=False)
+                merged |= {f"{name}.{key}": parameter for key, parameter in own if module is not self.head}
+        partial = path.with_suffix(".partial")
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in merged.items()}, str(partial))
+        os.replace(partial, path)
+
+
+def load_base(name: str, dtype: torch.dtype) -> Any:
+    """A causal language model from a hub name or directory, without running any code it brings.
+
+    Raises:
+        ModelError: it cannot be loaded, or scales or caps its logits (the learner computes them from the head alone).
+    """
+    try:
+        base = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"model {name!r} cannot be loaded: {reason}") from None
+    for trait in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(base.config, trait, None):
+            raise ModelError(f"model {name!r} sets {trait}, which the learner does not apply; choose another model")
+    return base

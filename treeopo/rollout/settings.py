@@ -1,0 +1,40 @@
+"""What the student is asked to finish, and how far it may run ahead of the learner."""
+
+from dataclasses import dataclass
+
+from treeopo.errors import require
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSettings:
+    """Defaults are the paper's (App. B, Table 3).
+
+    batch_size: samples an optimiser step learns from, in whole groups of group_size. max_staleness: versions the policy
+    that sampled a token may be behind the one that learns from it (0 is the synchronous trainer). A prefix longer than
+    max_prompt_tokens is left out and counted, never cut; a sample ends at max_sequence_tokens, prefix included.
+    """
+
+    group_size: int = 8
+    batch_size: int = 32
+    max_staleness: int = 1
+    max_prompt_tokens: int = 512
+    max_sequence_tokens: int = 768
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.group_size >= 1, f"group_size is {self.group_size}; it must be at least 1")
+        require(
+            self.batch_size >= 1 and self.batch_size % self.group_size == 0,
+            f"batch_size {self.batch_size} is not a multiple of group_size {self.group_size}",
+        )
+        require(self.max_staleness >= 0, f"max_staleness is {self.max_staleness}; 0 is the synchronous trainer")
+        require(
+            0 < self.max_prompt_tokens < self.max_sequence_tokens,
+            f"max_prompt_tokens {self.max_prompt_tokens} must leave room in "
+            f"max_sequence_tokens {self.max_sequence_tokens}",
+        )
+        require(0 < self.temperature < float("inf"), f"temperature is {self.temperature}; it must be positive")
+
+    @property
+    def groups_per_batch(self) -> int:
+        return self.batch_size // self.group_size
