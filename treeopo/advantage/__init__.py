@@ -1,0 +1,32 @@
+"""Staged advantages (Tree-OPO §3): baselines over a prefix tree, order constraints, and the quadratic program.
+
+staged.py      the front door: one group, or a batch of groups
+settings.py    AdvantageSettings, the paper's values as defaults
+result.py      what comes back
+checks.py      what a caller can get wrong
+baselines.py   V of every prefix
+kernels.py     compiled passes: baselines, order constraints, satisfaction, centring
+qp.py          the program's variants; slsqp.py and exact.py solve it
+
+Importing this package loads numpy alone; numba and scipy.optimize come with the first call that needs them.
+"""
+
+from treeopo.advantage.result import AdvantageBatch, GroupSolve, Outcomes, Solve, SolveStatus, StagedAdvantages
+from treeopo.advantage.settings import AdvantageSettings, Infeasible, Method, Scope, Solver
+from treeopo.advantage.staged import staged_advantages, staged_advantages_batch
+
+__all__ = [
+    "AdvantageBatch",
+    "AdvantageSettings",
+    "GroupSolve",
+    "Infeasible",
+    "Method",
+    "Outcomes",
+    "Scope",
+    "Solve",
+    "SolveStatus",
+    "Solver",
+    "StagedAdvantages",
+    "staged_advantages",
+    "staged_advantages_batch",
+]

@@ -1,0 +1,207 @@
+"""Compiled passes over a forest with one tree per group: baselines that need one, the order, per-group sums.
+
+Shapes: P nodes and N samples of all groups together; `node_N` indexes the forest; parents precede children.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from treeopo.tree.compile import kernel
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+NONE = -1
+
+
+@kernel
+def nearest_shared(parent_P: Ints, total_P: Floats) -> Ints:
+    """(P,) the nearest node at or above each whose subtree holds more than one sample; NONE where there is none."""
+    shared_P = np.empty(parent_P.size, np.int64)
+    for p in range(parent_P.size):
+        if total_P[p] > 1.0:
+            shared_P[p] = p
+        else:
+            shared_P[p] = shared_P[parent_P[p]] if parent_P[p] >= 0 else NONE
+    return shared_P
+
+
+@kernel
+def leave_one_out(shared_P: Ints, total_P: Floats, success_P: Floats, node_N: Ints, reward_N: Floats) -> Floats:
+    """(N,) success rate of the other samples in the nearest subtree that has any; 0 for a sample that is alone."""
+    value_N = np.zeros(node_N.size)
+    for n in range(node_N.size):
+        p = shared_P[node_N[n]]
+        if p != NONE:
+            value_N[n] = (success_P[p] - reward_N[n]) / (total_P[p] - 1.0)
+    return value_N
+
+
+@kernel
+def shrunken(
+    parent_P: Ints,
+    shared_P: Ints,
+    total_P: Floats,
+    success_P: Floats,
+    node_N: Ints,
+    reward_N: Floats,
+    prior_mean: float,
+    prior_strength: float,
+) -> Floats:
+    """(N,) posterior means along each sample's path to the root, its own reward left out.
+
+    m(p) = (success + k m(parent)) / (total + k), read from the node up: what is left for the parent is the product of
+    k / (total + k). Nodes without other samples leave everything and are skipped.
+    """
+    value_N = np.empty(node_N.size)
+    for n in range(node_N.size):
+        value, left = 0.0, 1.0
+        p = shared_P[node_N[n]]
+        while p != NONE and left > 1e-18:
+            strength = total_P[p] - 1.0 + prior_strength
+            value += left * (success_P[p] - reward_N[n]) / strength
+            left *= prior_strength / strength
+            p = shared_P[parent_P[p]] if parent_P[p] >= 0 else NONE
+        value_N[n] = value + left * prior_mean
+    return value_N
+
+
+@kernel
+def tree_order(
+    parent_P: Ints, node_N: Ints, failed_N: npt.NDArray[np.bool_], sample_offset: Ints
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], Ints, Ints]:
+    """Constraints of SPEC §4 in O(P + N + E): order_E2 (group-local samples), is_pair_E, order_offset, dropped_G.
+
+    Nodes on a path are reached through `above`, the nearest ancestor with a failing sample, so every step of a walk
+    yields a constraint; siblings are reached through their parent's list of nodes without a successful descendant.
+    """
+    P, N, G = parent_P.size, node_N.size, sample_offset.size - 1
+    failing_P, success_P = np.zeros(P, np.int64), np.zeros(P, np.int64)
+    first_P, next_N = np.full(P, NONE), np.empty(N, np.int64)  # failing samples of a node, ascending
+    for n in range(N - 1, -1, -1):
+        if failed_N[n]:
+            failing_P[node_N[n]] += 1
+            next_N[n] = first_P[node_N[n]]
+            first_P[node_N[n]] = n
+        else:
+            success_P[node_N[n]] += 1
+
+    subtree_P = success_P.copy()
+    above_P, failing_above_P = np.empty(P, np.int64), np.zeros(P, np.int64)
+    for p in range(P - 1, -1, -1):
+        if parent_P[p] >= 0:
+            subtree_P[parent_P[p]] += subtree_P[p]
+    for p in range(P):
+        q = parent_P[p]
+        above_P[p] = NONE if q < 0 else (q if failing_P[q] > 0 else above_P[q])
+        failing_above_P[p] = 0 if q < 0 else failing_above_P[q] + failing_P[q]
+
+    # Among failing siblings that never succeeded themselves: `proven` have a successful descendant, `barren` have not.
+    proven_P, proven_squares_P, barren_P = np.zeros(P, np.int64), np.zeros(P, np.int64), np.zeros(P, np.int64)
+    first_barren_P, next_barren_P = np.full(P, NONE), np.full(P, NONE)
+    for p in range(P - 1, -1, -1):
+        q = parent_P[p]
+        if q < 0 or failing_P[p] == 0 or success_P[p] > 0:
+            continue
+        if subtree_P[p] > 0:
+            proven_P[q] += failing_P[p]
+            proven_squares_P[q] += failing_P[p] ** 2
+        else:
+            barren_P[q] += failing_P[p]
+            next_barren_P[p] = first_barren_P[q]
+            first_barren_P[q] = p
+
+    order_offset, dropped_G = np.zeros(G + 1, np.int64), np.zeros(G, np.int64)
+    for g in range(G):
+        E = 0
+        for n in range(sample_offset[g], sample_offset[g + 1]):
+            p = node_N[n]
+            q = parent_P[p]
+            if not failed_N[n]:
+                E += failing_above_P[p]
+            elif q >= 0 and success_P[p] == 0 and subtree_P[p] > 0:
+                E += barren_P[q]
+                # Each sample counts its partners on other proven siblings: every mutual pair is met twice.
+                dropped_G[g] += proven_P[q] - failing_P[p]
+        dropped_G[g] //= 2
+        order_offset[g + 1] = order_offset[g] + E
+
+    order_E2 = np.empty((order_offset[G], 2), np.int32)
+    is_pair_E = np.empty(order_offset[G], np.bool_)
+    e = 0
+    for g in range(G):
+        start = sample_offset[g]
+        for n in range(start, sample_offset[g + 1]):
+            p = node_N[n]
+            if not failed_N[n]:
+                p = above_P[p]
+                while p != NONE:
+                    i = first_P[p]
+                    while i != NONE:
+                        order_E2[e, 0], order_E2[e, 1], is_pair_E[e] = i - start, n - start, True
+                        e += 1
+                        i = next_N[i]
+                    p = above_P[p]
+            elif parent_P[p] >= 0 and success_P[p] == 0 and subtree_P[p] > 0:
+                c = first_barren_P[parent_P[p]]
+                while c != NONE:
+                    j = first_P[c]
+                    while j != NONE:
+                        order_E2[e, 0], order_E2[e, 1], is_pair_E[e] = n - start, j - start, False
+                        e += 1
+                        j = next_N[j]
+                    c = next_barren_P[c]
+    return order_E2, is_pair_E, order_offset, dropped_G
+
+
+@kernel
+def satisfied_share(
+    advantage_N: Floats,
+    sample_offset: Ints,
+    order_E2: npt.NDArray[Any],
+    order_offset: Ints,
+    margin_E: Floats,
+    tolerance: float,
+) -> Floats:
+    """(G,) share of a group's constraints that hold: a_i < a_j, or a_i + margin <= a_j + tolerance; nan without any."""
+    G = sample_offset.size - 1
+    share_G = np.full(G, np.nan)
+    for g in range(G):
+        first, last = order_offset[g], order_offset[g + 1]
+        held = 0
+        for e in range(first, last):
+            low = advantage_N[sample_offset[g] + order_E2[e, 0]]
+            high = advantage_N[sample_offset[g] + order_E2[e, 1]]
+            if margin_E[e] > 0.0:
+                held += low + margin_E[e] <= high + tolerance
+            else:
+                held += low < high
+        if last > first:
+            share_G[g] = held / (last - first)
+    return share_G
+
+
+@kernel
+def centred(raw_N: Floats, sample_offset: Ints, standardize: bool) -> Floats:
+    """(N,) each group minus its mean, over its population deviation if asked; a constant group gives exact zeros."""
+    centred_N = np.zeros(raw_N.size)
+    for g in range(sample_offset.size - 1):
+        group_N = raw_N[sample_offset[g] : sample_offset[g + 1]]
+        if group_N.min() == group_N.max():
+            continue
+        deviation_N = group_N - group_N.mean()
+        if standardize:
+            deviation_N /= np.sqrt(np.mean(deviation_N**2))
+        centred_N[sample_offset[g] : sample_offset[g + 1]] = deviation_N
+    return centred_N
+
+
+@kernel
+def variance(advantage_N: Floats, sample_offset: Ints) -> Floats:
+    """(G,) population variance of each group's advantages."""
+    variance_G = np.empty(sample_offset.size - 1)
+    for g in range(variance_G.size):
+        variance_G[g] = np.var(advantage_N[sample_offset[g] : sample_offset[g + 1]])
+    return variance_G

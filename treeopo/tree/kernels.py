@@ -1,0 +1,27 @@
+"""Compiled passes over the nodes of a forest, children after parents."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from treeopo.tree.compile import kernel
+
+
+@kernel
+def accumulate(
+    parent_P: npt.NDArray[Any],
+    total_P: npt.NDArray[Any],
+    success_P: npt.NDArray[Any],
+    exists_P: npt.NDArray[np.bool_],
+    every_P: npt.NDArray[np.bool_],
+) -> None:
+    """Turn per-node counts into per-subtree counts in place; a node is final when the pass reaches it."""
+    for p in range(parent_P.size - 1, -1, -1):
+        total, success = total_P[p], success_P[p]
+        exists_P[p] = success > 0
+        every_P[p] = success == total
+        above = parent_P[p]
+        if above >= 0:
+            total_P[above] += total
+            success_P[above] += success
