@@ -22,7 +22,7 @@ from treeopo.search import SearchSettings
     ],
 )
 def test_an_impossible_setting_is_refused_by_name(setting: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=rf"search\.{setting} is .*") as caught:
+    with pytest.raises(ConfigError, match=rf"^{setting} is ") as caught:
         SearchSettings(**{setting: value})  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treeopo.engines.scripted import CharTokenizer
-from treeopo.search.steps import step_ends
+from treeopo.search.steps import StepSplitter
 
 
 class PieceTokenizer:
@@ -26,28 +26,43 @@ class PieceTokenizer:
 
 def test_a_step_ends_with_the_token_that_completes_the_separator() -> None:
     tokenize = PieceTokenizer(b"", b"a", b"\n", b"\n\n", b".\n\nb")
-    assert step_ends([1, 2, 2, 1, 3, 1, 4, 1], tokenize, "\n\n") == [3, 5, 7]
+    assert StepSplitter(tokenize, "\n\n").ends([1, 2, 2, 1, 3, 1, 4, 1]) == [3, 5, 7]
 
 
 def test_characters_after_the_separator_stay_with_the_step_that_their_token_ends() -> None:
     tokenize = PieceTokenizer(b"", b"a", b"\n\n\n", b"\n")
-    assert step_ends([1, 2, 3, 1], tokenize, "\n\n") == [2]
+    assert StepSplitter(tokenize, "\n\n").ends([1, 2, 3, 1]) == [2]
 
 
 def test_a_separator_whose_bytes_are_split_between_tokens_is_found() -> None:
     arrow = "→".encode()
     tokenize = PieceTokenizer(b"", b"a", arrow[:2], arrow[2:])
-    assert step_ends([1, 2, 3, 1], tokenize, "→") == [3]
+    assert StepSplitter(tokenize, "→").ends([1, 2, 3, 1]) == [3]
+
+
+def test_a_splitter_decodes_a_token_on_its_own_only_once() -> None:
+    class Counting(CharTokenizer):
+        decoded = 0
+
+        def decode(self, token_ids: list[int]) -> str:
+            self.decoded += 1
+            return super().decode(token_ids)
+
+    tokenize = Counting()
+    splitter = StepSplitter(tokenize, "\n\n")
+    for _ in range(100):
+        splitter.ends(tokenize.encode("abc" * 100))
+    assert tokenize.decoded == 3
 
 
 def test_a_step_that_is_not_completed_has_no_end() -> None:
-    assert step_ends(CharTokenizer().encode("abc\n"), CharTokenizer(), "\n\n") == []
+    assert StepSplitter(CharTokenizer(), "\n\n").ends(CharTokenizer().encode("abc\n")) == []
 
 
 @given(st.lists(st.sampled_from([1, 2, 3, 4]), max_size=20))
 def test_every_step_holds_the_separator_in_its_last_token_and_not_before(token_ids: list[int]) -> None:
     tokenize = PieceTokenizer(b"", b"a", b"\n", b"\n\n", b"x\n")
-    ends = step_ends(token_ids, tokenize, "\n\n")
+    ends = StepSplitter(tokenize, "\n\n").ends(token_ids)
     for start, end in pairwise([0, *ends]):
         assert "\n\n" in tokenize.decode(token_ids[start:end])
         assert "\n\n" not in tokenize.decode(token_ids[start : end - 1])

@@ -21,6 +21,7 @@ from treeopo.ports import Generate, Grade, Tokenize
 from treeopo.records import Completion, Problem, Request
 from treeopo.search.problem import derive_seed, search_problem
 from treeopo.search.settings import SearchSettings
+from treeopo.search.steps import StepSplitter
 
 WINDOW = 4
 """Trees held in memory at most, as a multiple of `concurrency`."""
@@ -69,6 +70,7 @@ async def build_trees(
     if concurrency < 1 or commit_every < 1:
         raise ConfigError(f"concurrency ({concurrency}) and commit_every ({commit_every}) must be at least 1")
     meter = _Meter(generate)
+    splitter = StepSplitter(tokenize, settings.separator)
     progress = BuildProgress()
     in_flight = asyncio.Semaphore(concurrency)
 
@@ -79,7 +81,7 @@ async def build_trees(
             prompt_ids = encode_prompt(problem)
             try:
                 tree = await search_problem(
-                    problem, prompt_ids, meter, grade, tokenize, settings, derive_seed(seed, index)
+                    problem, prompt_ids, meter, grade, tokenize, settings, derive_seed(seed, index), splitter
                 )
             except EngineError as error:
                 raise type(error)(f"problem {index} ({problem.id!r}): {error}") from error

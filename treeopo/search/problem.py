@@ -18,7 +18,7 @@ from treeopo.errors import EngineError
 from treeopo.ports import Generate, Grade, Tokenize
 from treeopo.records import Completion, FinishReason, FloatArray, IntArray, Problem, Request
 from treeopo.search.settings import SearchSettings
-from treeopo.search.steps import step_ends
+from treeopo.search.steps import StepSplitter
 from treeopo.search.tree import GrowingTree, decode_text
 
 ROOT_NODE = 0
@@ -32,6 +32,7 @@ async def search_problem(
     tokenize: Tokenize,
     settings: SearchSettings,
     seed: int,
+    splitter: StepSplitter | None = None,
 ) -> ProblemTree:
     """Search one problem (SPEC §2) and return every node visited.
 
@@ -39,13 +40,15 @@ async def search_problem(
     a seed made from (seed, n), and rollouts follow one another. Each rollout adds one trace, new or sampled again; the
     search ends early once every node is exhausted. Invariant: visits of a node = traces that ended there + visits of
     its children. Teacher log-probabilities are those of the sampled distribution, so NaN where temperature is not 1.
+    Pass one `splitter` (of these tokenize and settings.separator) to many searches to save them its work.
 
     Raises:
         EngineError: the engine refused or failed a request; nothing of this problem is returned.
     """
     prompt_ids = np.asarray(prompt_ids_T, np.int32)
     tree = GrowingTree(prompt_ids, settings.branching)
-    search = _Search(problem, len(prompt_ids), tree, generate, grade, tokenize, settings, seed)
+    splitter = splitter or StepSplitter(tokenize, settings.separator)
+    search = _Search(problem, len(prompt_ids), tree, generate, grade, tokenize, splitter, settings, seed)
     for rollout in range(settings.rollouts):
         leaf = await search.trace(settings.exploration_at(rollout))
         if leaf is None:
@@ -69,6 +72,7 @@ class _Search:
     generate: Generate
     grade: Grade
     tokenize: Tokenize
+    splitter: StepSplitter
     settings: SearchSettings
     seed: int
     requests: int = 0
@@ -92,7 +96,7 @@ class _Search:
         stop = () if is_last else (self.settings.separator,)
         limit = self.settings.max_solution_tokens if is_last else self.settings.max_step_tokens
         completion, room = await self._ask(node, limit, stop)
-        ends = [] if is_last else self._step_ends(completion)
+        ends = [] if is_last else self.splitter.ends(completion.token_ids.tolist())
         length = ends[0] if ends else len(completion.token_ids)
         child, is_new = self.tree.grow(
             node, completion.token_ids[:length], self._logprobs(completion)[:length], Action.STEP
@@ -108,7 +112,9 @@ class _Search:
         completion, _ = await self._ask(node, self.settings.max_solution_tokens, ())
         length = len(completion.token_ids)
         steps_left = self.settings.depth - self.tree.depth_P[node]
-        inner_ends = [end for end in self._step_ends(completion)[: steps_left - 1] if end < length]
+        inner_ends = [
+            end for end in self.splitter.ends(completion.token_ids.tolist())[: steps_left - 1] if end < length
+        ]
         logprobs = self._logprobs(completion)
         for start, end in pairwise([0, *inner_ends, length]):
             node, _ = self.tree.grow(node, completion.token_ids[start:end], logprobs[start:end], Action.SOLUTION)
@@ -134,9 +140,6 @@ class _Search:
             solution_ids = self.tree.prefix_ids(node)[self.prompt_length :]
             reward = self.grade(self.problem, decode_text(solution_ids, self.tokenize))
         self.tree.end(node, reward)
-
-    def _step_ends(self, completion: Completion) -> list[int]:
-        return step_ends(completion.token_ids.tolist(), self.tokenize, self.settings.separator)
 
     def _logprobs(self, completion: Completion) -> FloatArray:
         """The teacher's own log-probabilities: those of temperature 1."""

@@ -1,10 +1,12 @@
 """What a search may spend and how it explores."""
 
 from dataclasses import dataclass
-from math import pow
-from typing import Literal
+from math import inf, pow
+from typing import Literal, get_args
 
-from treeopo.errors import ConfigError
+from treeopo.errors import require
+
+Schedule = Literal["constant", "linear", "exponential"]
 
 FINAL_SHARE = 0.1
 """A decaying exploration constant ends at this share of itself, as in rStar (arXiv 2408.06195, its released code)."""
@@ -24,7 +26,7 @@ class SearchSettings:
     depth: int = 5
     branching: int = 5
     exploration: float = 2.0
-    exploration_schedule: Literal["constant", "linear", "exponential"] = "constant"
+    exploration_schedule: Schedule = "constant"
     max_step_tokens: int = 256
     max_solution_tokens: int = 512
     temperature: float = 1.0
@@ -32,20 +34,17 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         for name in ("rollouts", "depth", "branching", "max_step_tokens", "max_solution_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"search.{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.exploration < float("inf"):
-            raise ConfigError(f"search.exploration is {self.exploration}; it must be 0 or a positive number")
-        if self.exploration_schedule not in ("constant", "linear", "exponential"):
-            raise ConfigError(
-                f"search.exploration_schedule is {self.exploration_schedule!r}; use constant, linear or exponential"
-            )
-        if not 0 < self.temperature < float("inf"):
-            raise ConfigError(
-                f"search.temperature is {self.temperature}; it must be positive, or every try is the same"
-            )
-        if not self.separator:
-            raise ConfigError("search.separator is empty; give the text that ends a reasoning step")
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        require(0 <= self.exploration < inf, f"exploration is {self.exploration}; it must be 0 or a positive number")
+        require(
+            self.exploration_schedule in get_args(Schedule),
+            f"exploration_schedule is {self.exploration_schedule!r}; use one of {', '.join(get_args(Schedule))}",
+        )
+        require(
+            0 < self.temperature < inf,
+            f"temperature is {self.temperature}; it must be positive, or every try would be the same",
+        )
+        require(self.separator != "", "separator is empty; give the text that ends a reasoning step")
 
     def exploration_at(self, rollout: int) -> float:
         """UCT's c for a rollout counted from 0: constant, or decaying towards `FINAL_SHARE` of itself."""
