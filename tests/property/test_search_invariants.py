@@ -25,6 +25,7 @@ searches = st.builds(
     max_step_tokens=st.integers(1, 30),
     max_solution_tokens=st.integers(1, 40),
     separator=st.sampled_from(["\n\n", "\n", "ab"]),
+    answer_mark=st.sampled_from(["", "#", "##"]),
 )
 seeds = st.integers(0, 2**63 - 1)
 
@@ -106,8 +107,10 @@ async def test_rewards_are_grades_of_finished_traces_and_zero_of_traces_cut_off(
     tree = await search(phrases, chosen, seed)
     for node in np.flatnonzero(tree.terminal):
         trace = tree.prefix_tokens(int(node)).tolist()
-        finished = trace[-1] == TOKENIZE.eos_token_id
         text = TOKENIZE.decode(trace)[PROMPT_LENGTH:]
+        complete_steps = text.split(chosen.separator)[:-1]
+        answered = bool(chosen.answer_mark) and any(chosen.answer_mark in step for step in complete_steps)
+        finished = answered or trace[-1] == TOKENIZE.eos_token_id
         assert tree.reward[node] == (grade(PROBLEM, text) if finished else 0)
 
 

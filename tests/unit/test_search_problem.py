@@ -29,7 +29,7 @@ class Recorder:
 
 
 def grade(problem: Problem, text: str) -> float:
-    return float(text.endswith(f"#### {problem.answer}"))
+    return float(text.rstrip().endswith(f"#### {problem.answer}"))
 
 
 def always(text: str) -> ScriptedPolicy:
@@ -139,6 +139,23 @@ async def test_teacher_log_probabilities_are_kept_for_steps_and_unknown_for_the_
 async def test_the_sampling_temperature_reaches_the_engine() -> None:
     _, requests = await search(numbered, rollouts=1, temperature=0.7)
     assert {request.temperature for request in requests} == {0.7}
+
+
+async def test_a_trace_ends_with_the_step_that_holds_the_final_answer() -> None:
+    babbling = always("a\n\n#### 1\n\nNext question: b\n\n#### 2")
+    by_rest, _ = await search(babbling, rollouts=1)
+    assert by_rest.texts == ("?", "a\n\n", "#### 1\n\n")
+    by_step, requests = await search(babbling, rollouts=2, branching=2)
+    assert by_step.texts == by_rest.texts
+    assert [request.stop for request in requests[2:]] == [("\n\n",), ("\n\n",)]
+    at_limit, _ = await search(babbling, rollouts=1, depth=1)
+    assert at_limit.texts == ("?", "a\n\n#### 1\n\n")
+    assert by_rest.reward[-1] == by_step.reward[-1] == at_limit.reward[-1] == 1
+
+
+async def test_without_an_answer_mark_a_trace_goes_on_to_the_end_of_text() -> None:
+    tree, _ = await search(always("#### 1\n\nb\n\n#### 2"), rollouts=1, answer_mark="")
+    assert tree.texts == ("?", "#### 1\n\n", "b\n\n", "#### 2")
 
 
 async def test_the_separator_is_a_setting() -> None:

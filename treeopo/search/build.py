@@ -70,7 +70,7 @@ async def build_trees(
     if concurrency < 1 or commit_every < 1:
         raise ConfigError(f"concurrency ({concurrency}) and commit_every ({commit_every}) must be at least 1")
     meter = _Meter(generate)
-    splitter = StepSplitter(tokenize, settings.separator)
+    splitter = StepSplitter(tokenize, settings.separator, settings.answer_mark)
     progress = BuildProgress()
     in_flight = asyncio.Semaphore(concurrency)
 

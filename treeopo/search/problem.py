@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from treeopo_storage.schema import Action, ProblemTree
 
 from treeopo.errors import EngineError
 from treeopo.ports import Generate, Grade, Tokenize
-from treeopo.records import Completion, FinishReason, FloatArray, IntArray, Problem, Request
+from treeopo.records import FinishReason, FloatArray, IntArray, Problem, Request
 from treeopo.search.settings import SearchSettings
 from treeopo.search.steps import StepSplitter
 from treeopo.search.tree import GrowingTree, decode_text
@@ -40,14 +41,14 @@ async def search_problem(
     a seed made from (seed, n), and rollouts follow one another. Each rollout adds one trace, new or sampled again; the
     search ends early once every node is exhausted. Invariant: visits of a node = traces that ended there + visits of
     its children. Teacher log-probabilities are those of the sampled distribution, so NaN where temperature is not 1.
-    Pass one `splitter` (of these tokenize and settings.separator) to many searches to save them its work.
+    Pass one `splitter` (of this tokenizer and these settings) to many searches to save them its work.
 
     Raises:
         EngineError: the engine refused or failed a request; nothing of this problem is returned.
     """
     prompt_ids = np.asarray(prompt_ids_T, np.int32)
     tree = GrowingTree(prompt_ids, settings.branching)
-    splitter = splitter or StepSplitter(tokenize, settings.separator)
+    splitter = splitter or StepSplitter(tokenize, settings.separator, settings.answer_mark)
     search = _Search(problem, len(prompt_ids), tree, generate, grade, tokenize, splitter, settings, seed)
     for rollout in range(settings.rollouts):
         leaf = await search.trace(settings.exploration_at(rollout))
@@ -60,6 +61,16 @@ async def search_problem(
 def derive_seed(*counters: int) -> int:
     """A 63-bit seed that is a pure function of its counters: random access, no generator state to carry."""
     return int.from_bytes(blake2b(repr(counters).encode(), digest_size=8).digest()) >> 1
+
+
+class _Reply(NamedTuple):
+    """What the teacher said, up to its final answer; `room`: tokens its solution had left when it was asked."""
+
+    token_ids: IntArray  # (T,)
+    logprobs: FloatArray  # (T,)
+    ends: list[int]  # of steps after which the solution may go on
+    reason: FinishReason
+    room: int
 
 
 @dataclass(slots=True)
@@ -95,34 +106,29 @@ class _Search:
         is_last = self.tree.depth_P[node] + 1 == self.settings.depth
         stop = () if is_last else (self.settings.separator,)
         limit = self.settings.max_solution_tokens if is_last else self.settings.max_step_tokens
-        completion, room = await self._ask(node, limit, stop)
-        ends = [] if is_last else self.splitter.ends(completion.token_ids.tolist())
-        length = ends[0] if ends else len(completion.token_ids)
-        child, is_new = self.tree.grow(
-            node, completion.token_ids[:length], self._logprobs(completion)[:length], Action.STEP
-        )
-        if is_new and not ends:
-            self._finish(child, completion.finish_reason)
-        elif is_new and length == room:
+        reply = await self._ask(node, limit, stop)
+        goes_on = bool(reply.ends) and not is_last
+        length = reply.ends[0] if goes_on else len(reply.token_ids)
+        child, is_new = self.tree.grow(node, reply.token_ids[:length], reply.logprobs[:length], Action.STEP)
+        if is_new and not goes_on:
+            self._finish(child, reply.reason)
+        elif is_new and length == reply.room:
             self._finish(child, FinishReason.LENGTH)
         return child, is_new
 
     async def _simulate(self, node: int) -> int:
         """A2, the rest of the solution below the new node `node`, a node per step; returns its terminal node."""
-        completion, _ = await self._ask(node, self.settings.max_solution_tokens, ())
-        length = len(completion.token_ids)
+        reply = await self._ask(node, self.settings.max_solution_tokens, ())
+        length = len(reply.token_ids)
         steps_left = self.settings.depth - self.tree.depth_P[node]
-        inner_ends = [
-            end for end in self.splitter.ends(completion.token_ids.tolist())[: steps_left - 1] if end < length
-        ]
-        logprobs = self._logprobs(completion)
+        inner_ends = [end for end in reply.ends[: steps_left - 1] if end < length]
         for start, end in pairwise([0, *inner_ends, length]):
-            node, _ = self.tree.grow(node, completion.token_ids[start:end], logprobs[start:end], Action.SOLUTION)
-        self._finish(node, completion.finish_reason)
+            node, _ = self.tree.grow(node, reply.token_ids[start:end], reply.logprobs[start:end], Action.SOLUTION)
+        self._finish(node, reply.reason)
         return node
 
-    async def _ask(self, node: int, limit: int, stop: tuple[str, ...]) -> tuple[Completion, int]:
-        """Continue the prefix of `node` by at most `limit` tokens; also the room its solution had left."""
+    async def _ask(self, node: int, limit: int, stop: tuple[str, ...]) -> _Reply:
+        """Continue the prefix of `node` by at most `limit` tokens, and no further than its solution may go."""
         prefix_ids = self.tree.prefix_ids(node)
         room = self.settings.max_solution_tokens - (len(prefix_ids) - self.prompt_length)
         seed = derive_seed(self.seed, self.requests)
@@ -131,7 +137,12 @@ class _Search:
         completion = await self.generate.generate(request)
         if not len(completion.token_ids):
             raise EngineError(f"the engine returned no token for a step of problem {self.problem.id!r}")
-        return completion, room
+        ends, end, answered = self.splitter.split(completion.token_ids.tolist())
+        logprobs = completion.logprobs[:end]
+        if self.settings.temperature != 1:
+            logprobs = np.full_like(logprobs, np.nan)  # not of the teacher's own distribution
+        reason = FinishReason.STOP if answered else completion.finish_reason
+        return _Reply(completion.token_ids[:end], logprobs, ends, reason, room)
 
     def _finish(self, node: int, reason: FinishReason) -> None:
         """End a trace: graded if it ended by itself, 0 if it ran out of tokens."""
@@ -140,7 +151,3 @@ class _Search:
             solution_ids = self.tree.prefix_ids(node)[self.prompt_length :]
             reward = self.grade(self.problem, decode_text(solution_ids, self.tokenize))
         self.tree.end(node, reward)
-
-    def _logprobs(self, completion: Completion) -> FloatArray:
-        """The teacher's own log-probabilities: those of temperature 1."""
-        return completion.logprobs if self.settings.temperature == 1 else np.full_like(completion.logprobs, np.nan)

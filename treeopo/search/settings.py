@@ -19,7 +19,9 @@ class SearchSettings:
     rollouts: traces searched per problem. depth: steps of the longest trace; the last step takes all that remains.
     branching: tries, and so children at most, of one node. exploration: UCT's c, 2.0 and constant as in rStar, whose
     search the paper uses. max_step_tokens: one step; max_solution_tokens: all steps of a trace together, so a prompt
-    plus this must fit the engine. A trace that runs out of either ends there with reward 0.
+    plus this must fit the engine. A trace that runs out of either ends there with reward 0. separator: ends a step.
+    answer_mark: ends the trace with the step that holds it (a base model goes on to invent the next question); empty
+    recognises no answer, so that traces end at end of text alone.
     """
 
     rollouts: int = 16
@@ -31,6 +33,7 @@ class SearchSettings:
     max_solution_tokens: int = 512
     temperature: float = 1.0
     separator: str = "\n\n"
+    answer_mark: str = "####"
 
     def __post_init__(self) -> None:
         for name in ("rollouts", "depth", "branching", "max_step_tokens", "max_solution_tokens"):

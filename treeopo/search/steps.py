@@ -1,6 +1,7 @@
 """Where one step ends and the next begins, in the tokens the teacher produced."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from treeopo.ports import Tokenize
 
@@ -8,18 +9,31 @@ BROKEN = "\N{REPLACEMENT CHARACTER}"
 """What a token that holds part of a character decodes to on its own."""
 
 
-class StepSplitter:
-    """Finds the ends of steps; one splitter may serve many searches, as it remembers what it learnt of each token."""
+class Steps(NamedTuple):
+    """The steps of one completion: `ends` (exclusive) of those that a step follows or may follow, the last one's `end`.
 
-    def __init__(self, tokenize: Tokenize, separator: str) -> None:
+    answered: the last step holds the final answer; what the teacher wrote after it is left out.
+    """
+
+    ends: list[int]
+    end: int
+    answered: bool
+
+
+class StepSplitter:
+    """Finds the ends of steps; one splitter may serve many searches, as it remembers what it learnt of each token.
+
+    An empty `answer_mark` recognises no final answer.
+    """
+
+    def __init__(self, tokenize: Tokenize, separator: str, answer_mark: str) -> None:
         self._tokenize = tokenize
         self._separator = separator
-        self._may_complete: dict[
-            int, bool
-        ] = {}  # by token id: decoding every token anew would cost more than the search
+        self._answer_mark = answer_mark
+        self._may_complete: dict[int, bool] = {}  # by token; decoding each anew would cost more than the search
 
-    def ends(self, token_ids_T: Sequence[int]) -> list[int]:
-        """Ends (exclusive) of the steps that the separator completes; a last step without it has none.
+    def split(self, token_ids_T: Sequence[int]) -> Steps:
+        """Cut tokens into steps.
 
         A step ends with the token in which the separator's text completes, and the next separator is looked for after
         that token: nothing is tokenised again, so the ids of a prefix are exactly those the teacher saw. A token that
@@ -28,10 +42,16 @@ class StepSplitter:
         ends: list[int] = []
         start = 0
         for end, token in enumerate(token_ids_T, 1):
-            if self._can_end_a_step(token) and self._separator in self._tokenize.decode(list(token_ids_T[start:end])):
-                ends.append(end)
-                start = end
-        return ends
+            if not self._can_end_a_step(token):
+                continue
+            step = self._tokenize.decode(list(token_ids_T[start:end]))
+            if self._separator not in step:
+                continue
+            if self._answer_mark and self._answer_mark in step:
+                return Steps(ends, end, answered=True)
+            ends.append(end)
+            start = end
+        return Steps(ends, len(token_ids_T), answered=False)
 
     def _can_end_a_step(self, token: int) -> bool:
         """The separator completes only in a token that holds its last character, or a part of it."""
