@@ -1,1 +1,66 @@
-"""The tree store: Monte Carlo search trees in one Zarr group (numpy and zarr only)."""
+"""The tree store: Monte Carlo search trees in one Zarr group (numpy and zarr only; zarr is imported on first use).
+
+create_store("trees.zarr", StoreMeta(tokenizer_fingerprint="...", teacher="..."))
+with open_writer("trees.zarr") as writer:
+    writer.append([tree])
+store = open_store("trees.zarr")
+store.prefix_tokens(problem=0, node=3)
+"""
+
+from typing import TYPE_CHECKING
+
+from treeopo_storage.errors import (
+    DamagedStoreError,
+    EmptyStoreError,
+    MissingDependencyError,
+    NotAStoreError,
+    SchemaVersionError,
+    StoreAccessError,
+    StoreError,
+    StoreExistsError,
+    StoreLockedError,
+    TokenizerMismatchError,
+    TreeDataError,
+    WriterClosedError,
+)
+from treeopo_storage.memory import MemoryTreeStore
+from treeopo_storage.protocol import Structure, TreeStore, TreeWriter
+from treeopo_storage.schema import NO_PARENT, SCHEMA_VERSION, Action, ProblemTree, StoreMeta
+
+if TYPE_CHECKING:
+    from treeopo_storage.zarr_store import create_store, open_store, open_writer
+
+__all__ = [
+    "NO_PARENT",
+    "SCHEMA_VERSION",
+    "Action",
+    "DamagedStoreError",
+    "EmptyStoreError",
+    "MemoryTreeStore",
+    "MissingDependencyError",
+    "NotAStoreError",
+    "ProblemTree",
+    "SchemaVersionError",
+    "StoreAccessError",
+    "StoreError",
+    "StoreExistsError",
+    "StoreLockedError",
+    "StoreMeta",
+    "Structure",
+    "TokenizerMismatchError",
+    "TreeDataError",
+    "TreeStore",
+    "TreeWriter",
+    "WriterClosedError",
+    "create_store",
+    "open_store",
+    "open_writer",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("create_store", "open_store", "open_writer"):
+        from treeopo_storage import zarr_store
+
+        return getattr(zarr_store, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,345 @@
+"""The tree store in Zarr v3: the only module that imports zarr.
+
+Layout: one group whose arrays are `schema.COLUMNS`, all one-dimensional, and whose attributes hold the settings and the
+commit record (rows of each axis, rolling CRC-32 of each column, and a CRC-32 of the attributes themselves). Numbers are
+stored raw, so that a row range of a chunk is one `pread`; UTF-8 is zstd-compressed; every chunk ends in a CRC-32C,
+checked the first time a reader touches the chunk. Chunks are replaced whole, never written in place.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+import google_crc32c
+import numpy as np
+import zarr
+from numcodecs.zstd import Zstd  # type: ignore[import-untyped]
+from zarr.abc.store import RangeByteRequest, Store
+from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore
+
+from treeopo_storage.columnar import ColumnarStore, ColumnarWriter
+from treeopo_storage.errors import (
+    DamagedStoreError,
+    MissingDependencyError,
+    NotAStoreError,
+    StoreAccessError,
+    StoreExistsError,
+    StoreLockedError,
+)
+from treeopo_storage.files import read_range, remove_partials, replace_durably, sync_directory
+from treeopo_storage.lock import WriterLock
+from treeopo_storage.root import RESTORE, Commit, parse_root, root_attributes
+from treeopo_storage.schema import AXES, COLUMNS, Array, Columns, Counts, StoreMeta
+
+# Rows of a chunk along each axis; measured in benchmarks/store.py, reasons in docs/store.md.
+CHUNK_ROWS: Final[Mapping[str, int]] = {"problem": 8192, "node": 32768, "token": 262144}
+TEXT_CHUNK_BYTES: Final = 262144
+CRC_BYTES: Final = 4
+
+
+def create_store(path: Path | str, meta: StoreMeta) -> None:
+    """Create an empty store at a path or URL where nothing is yet.
+
+    Raises `StoreExistsError`, `TreeDataError` (settings that are not JSON) or `StoreAccessError`.
+    """
+    attributes = root_attributes(meta, Commit(dict.fromkeys(AXES, 0), dict.fromkeys(COLUMNS, 0)), path)
+    if is_url(path):
+        if _get(_connect(path, read_only=True), "zarr.json") is not None:
+            raise StoreExistsError(f"{path} already holds something; choose another place")
+        with _accessing(path, "create"):
+            _create_group(_connect(path, read_only=False), attributes)
+        return
+    target = Path(path)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise StoreExistsError(f"{path} already exists; choose another path, or open it to continue it")
+    # Built aside and renamed, so that a store either is not there or is whole.
+    aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")
+    with _accessing(path, "create"):
+        try:
+            _create_group(_DurableLocalStore(aside), attributes)
+            aside.rename(target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        sync_directory(target.resolve().parent)
+
+
+def open_store(path: Path | str) -> ColumnarStore:
+    """A reader of the newest commit. Reads the commit record and nothing else.
+
+    Raises `NotAStoreError`, `SchemaVersionError`, `DamagedStoreError` or `StoreAccessError`.
+    """
+    return ColumnarStore(ZarrColumns(path))
+
+
+def open_writer(path: Path | str) -> ColumnarWriter:
+    """The store's one writer, after cutting off whatever a dead writer left behind its last commit.
+
+    Raises as `open_store`, and `StoreLockedError` while another writer lives. A store at a URL has no lock: there, one
+    writer at a time is the caller's duty (a writer that finds foreign commits stops).
+    """
+    lock = None
+    if not is_url(path):
+        ZarrColumns(path)  # what is not a store gets no lock file
+        with _accessing(path, "write to"):
+            lock = WriterLock(Path(path))
+    try:
+        return ColumnarWriter(_ZarrSink(path, lock))
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
+
+
+def is_url(path: Path | str) -> bool:
+    return "://" in str(path)
+
+
+class ZarrColumns:
+    """A `ColumnSource` over one Zarr group. Keeps one decoded chunk of each text column (256 KiB each)."""
+
+    def __init__(self, path: Path | str, *, read_only: bool = True) -> None:
+        self.where = str(path)
+        self._root = None if is_url(path) else Path(path)
+        self._store = _connect(path, read_only=read_only)
+        self.meta, self.commit_record = self._read_root()
+        self._chunk_rows: dict[str, int] = {}
+        self._checked: set[tuple[str, int]] = set()
+        self._decoded: dict[str, tuple[int, Array]] = {}
+
+    def committed(self) -> Counts:
+        before, (_, self.commit_record) = self.commit_record, self._read_root()
+        if before.counts != self.commit_record.counts:
+            # The chunks that were last then have since been replaced by fuller ones.
+            for name, rows in self._chunk_rows.items():
+                self._checked.discard((name, before.counts[COLUMNS[name].axis] // rows))
+            self._decoded.clear()
+        return self.commit_record.counts
+
+    def read(self, column: str, start: int, stop: int) -> Array:
+        if start >= stop:
+            return np.empty(0, COLUMNS[column].dtype)
+        rows = self._layout(column)
+        parts = [
+            self._read_chunk(column, chunk, max(start - chunk * rows, 0), min(stop - chunk * rows, rows))
+            for chunk in range(start // rows, (stop - 1) // rows + 1)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _read_chunk(self, column: str, chunk: int, lo: int, hi: int) -> Array:
+        """Rows [lo, hi) of one chunk."""
+        dtype = np.dtype(COLUMNS[column].dtype)
+        if COLUMNS[column].is_text:
+            number, decoded = self._decoded.get(column, (-1, np.empty(0, dtype)))
+            if number != chunk:
+                decoded = np.frombuffer(self._decompress(column, chunk), dtype)
+                self._decoded[column] = chunk, decoded
+            return decoded[lo:hi]
+        if (column, chunk) not in self._checked:
+            return np.frombuffer(self._whole_chunk(column, chunk), dtype)[lo:hi]
+        wanted = (hi - lo) * dtype.itemsize
+        data = self._get(f"{column}/c/{chunk}", lo * dtype.itemsize, wanted)
+        if data is None or len(data) != wanted:
+            raise self._damaged(column, chunk, "is missing" if data is None else "is cut short")
+        return np.frombuffer(data, dtype)
+
+    def _whole_chunk(self, column: str, chunk: int) -> bytes:
+        """A chunk's bytes without its checksum, after checking it."""
+        data = self._get(f"{column}/c/{chunk}")
+        if data is None:
+            raise self._damaged(column, chunk, "is missing")
+        body = data[:-CRC_BYTES]
+        expected = None if COLUMNS[column].is_text else self._layout(column) * np.dtype(COLUMNS[column].dtype).itemsize
+        if expected is not None and len(body) != expected:
+            raise self._damaged(column, chunk, f"has {len(data)} bytes instead of {expected + CRC_BYTES}")
+        if google_crc32c.value(body) != int.from_bytes(data[-CRC_BYTES:], "little"):
+            raise self._damaged(column, chunk, "fails its checksum")
+        self._checked.add((column, chunk))
+        return body
+
+    def _decompress(self, column: str, chunk: int) -> bytes:
+        try:
+            text = bytes(Zstd().decode(self._whole_chunk(column, chunk)))
+        except RuntimeError as error:
+            raise self._damaged(column, chunk, "cannot be decompressed") from error
+        if len(text) != self._layout(column):
+            raise self._damaged(column, chunk, f"holds {len(text)} bytes instead of {self._layout(column)}")
+        return text
+
+    def _layout(self, column: str) -> int:
+        """Rows in a chunk of a column, after checking once that the array is laid out as `read` relies on."""
+        if column not in self._chunk_rows:
+            try:
+                array = zarr.open_array(self._store, path=column, mode="r")
+            except PermissionError as error:
+                raise StoreAccessError(f"{self.where}: permission denied reading {column}") from error
+            except (ValueError, KeyError, TypeError) as error:
+                raise DamagedStoreError(f"{self.where}: array {column} is missing or unreadable; {RESTORE}") from error
+            codecs = [codec.to_dict() for codec in cast(Any, array.metadata).codecs]
+            dtype = np.dtype(COLUMNS[column].dtype)
+            raw = BytesCodec(endian="little" if dtype.itemsize > 1 else None)
+            expected = [codec.to_dict() for codec in (raw, *_compressors(column))]
+            if array.dtype != dtype or array.ndim != 1 or codecs != expected:
+                raise DamagedStoreError(f"{self.where}: array {column} was rewritten in another layout; {RESTORE}")
+            self._chunk_rows[column] = array.chunks[0]
+        return self._chunk_rows[column]
+
+    def _get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
+        with _accessing(self.where, "read"):
+            if self._root is not None:
+                return read_range(self._root / key, start, length)
+            return _get(self._store, key, start, length)
+
+    def _read_root(self) -> tuple[StoreMeta, Commit]:
+        if (data := self._get("zarr.json")) is None:
+            there = self._root is None or self._root.exists()
+            raise NotAStoreError(
+                f"{self.where} is not a tree store" if there else f"there is no tree store at {self.where}"
+            )
+        return parse_root(data, self.where)
+
+    def _damaged(self, column: str, chunk: int, what: str) -> DamagedStoreError:
+        return DamagedStoreError(f"{self.where}: chunk {column}/c/{chunk} {what}; {RESTORE}")
+
+
+class _ZarrSink(ZarrColumns):
+    """A `ColumnSink`: rows first, made durable, then the commit record."""
+
+    def __init__(self, path: Path | str, lock: WriterLock | None) -> None:
+        super().__init__(path, read_only=False)
+        self._lock = lock
+        with _accessing(path, "write to"), self._reporting_damage():
+            if self._root is not None:
+                remove_partials(self._root)
+            group = zarr.open_group(self._store, mode="r+")
+            self._arrays = {name: cast("zarr.Array[Any]", group[name]) for name in COLUMNS}
+            for name, array in self._arrays.items():
+                count = self.commit_record.counts[COLUMNS[name].axis]
+                if array.shape[0] < count:
+                    raise DamagedStoreError(
+                        f"{path}: array {name} has {array.shape[0]} rows of {count} committed; {RESTORE}"
+                    )
+                if array.shape[0] > count:
+                    array.resize((count,))
+                # The next append rewrites this column's last chunk: look at it before trusting it.
+                self.read(name, max(count - 1, 0), count)
+
+    def commit(self, columns: Columns, counts: Counts) -> None:
+        if self._lock is not None:
+            self._lock.check()
+        last = self.commit_record
+        self.committed()
+        if self.commit_record != last:
+            raise StoreLockedError(f"{self.where}: another writer has committed meanwhile; nothing was written")
+        crc32 = {
+            name: zlib.crc32(np.ascontiguousarray(rows).view(np.uint8).data, last.crc32[name])
+            for name, rows in columns.items()
+        }
+        with _accessing(self.where, "write to"), self._reporting_damage():
+            for name, rows in columns.items():
+                array, axis = self._arrays[name], COLUMNS[name].axis
+                array.resize((counts[axis],))
+                array[last.counts[axis] :] = rows
+            self._flush()
+            _put_root(self._store, root_attributes(self.meta, Commit(counts, crc32), self.where))
+            self._flush()
+        self.committed()
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def _flush(self) -> None:
+        if isinstance(self._store, _DurableLocalStore):
+            self._store.flush()
+
+    @contextlib.contextmanager
+    def _reporting_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, KeyError) as error:
+            raise DamagedStoreError(f"{self.where}: {' '.join(str(error).split())}; {RESTORE}") from error
+
+
+class _DurableLocalStore(LocalStore):
+    """Zarr's directory store with every value fsynced before it takes its name; `flush` makes the names durable."""
+
+    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self._touched: set[Path] = set()
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        path = self.root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_durably(path, cast(memoryview, value.as_buffer_like()))
+        self._touched.update((path.parent, path.parent.parent))
+
+    def flush(self) -> None:
+        while self._touched:
+            sync_directory(self._touched.pop())
+
+
+def _connect(path: Path | str, *, read_only: bool) -> Store:
+    if not is_url(path):
+        return _DurableLocalStore(Path(path), read_only=read_only)
+    try:
+        return FsspecStore.from_url(str(path), read_only=read_only)
+    except ImportError as error:
+        raise MissingDependencyError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise NotAStoreError(f"{path}: {error}") from error
+
+
+def _get(store: Store, key: str, start: int = 0, length: int | None = None) -> bytes | None:
+    byte_range = None if length is None else RangeByteRequest(start, start + length)
+    value = sync(store.get(key, default_buffer_prototype(), byte_range))
+    return None if value is None else value.to_bytes()
+
+
+def _compressors(column: str) -> list[ZstdCodec | Crc32cCodec]:
+    return [ZstdCodec(level=3), Crc32cCodec()] if COLUMNS[column].is_text else [Crc32cCodec()]
+
+
+def _create_group(store: Store, attributes: dict[str, Any]) -> None:
+    group = zarr.create_group(store)
+    for name, column in COLUMNS.items():
+        group.create_array(
+            name,
+            shape=(0,),
+            chunks=(TEXT_CHUNK_BYTES if column.is_text else CHUNK_ROWS[column.axis],),
+            dtype=column.dtype,
+            compressors=_compressors(name),
+            fill_value=0,
+            config={"write_empty_chunks": True},  # a missing chunk is damage, never a run of zeros
+        )
+    _put_root(store, attributes)
+    if isinstance(store, _DurableLocalStore):
+        store.flush()
+
+
+def _put_root(store: Store, attributes: dict[str, Any]) -> None:
+    root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    value = default_buffer_prototype().buffer.from_bytes(json.dumps(root, indent=2).encode())
+    sync(store.set("zarr.json", value))
+
+
+@contextlib.contextmanager
+def _accessing(where: Path | str, doing: str) -> Iterator[None]:
+    """Turn what the operating system refuses into one line."""
+    try:
+        yield
+    except PermissionError as error:
+        raise StoreAccessError(f"{where}: permission denied; cannot {doing} the store") from error
+    except OSError as error:
+        raise StoreAccessError(
+            f"{where}: cannot {doing} the store: {os.strerror(error.errno) if error.errno else error}"
+        ) from error
