@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,11 +47,17 @@ class Build:
     def ids(self) -> list[str]:
         return [tree.id for tree in self.trees]
 
-    async def run(self, first_index: int = 0, concurrency: int = 5, commit_every: int = 4) -> BuildProgress:
+    async def run(
+        self,
+        first_index: int = 0,
+        concurrency: int = 5,
+        commit_every: int = 4,
+        encode_prompt: Callable[[Problem], Sequence[int]] = lambda problem: TOKENIZE.encode(problem.question),
+    ) -> BuildProgress:
         return await build_trees(
             PROBLEMS,
             first_index,
-            lambda problem: TOKENIZE.encode(problem.question),
+            encode_prompt,
             self.engine,
             WORLD.grade,
             TOKENIZE,
@@ -89,9 +96,9 @@ async def test_trees_do_not_depend_on_concurrency_nor_on_latency() -> None:
     assert_same_trees(together.trees, alone.trees)
 
 
-async def test_trees_of_different_problems_differ() -> None:
+async def test_problems_with_the_same_prompt_are_searched_with_different_seeds() -> None:
     build = Build()
-    await build.run()
+    await build.run(encode_prompt=lambda problem: TOKENIZE.encode("0: "))
     assert len({tree.texts[1:] for tree in build.trees}) > len(PROBLEMS) // 2
 
 
@@ -102,29 +109,21 @@ async def test_no_more_searches_are_in_flight_than_allowed_and_that_many_are() -
 
 
 async def test_searches_run_ahead_of_a_stuck_problem_by_a_bounded_window() -> None:
-    stuck = asyncio.Event()
+    stuck, released = 5, asyncio.Event()
 
     async def sleep(seconds: float) -> None:
-        if asyncio.current_task() is first[0]:
-            await stuck.wait()
-        await asyncio.sleep(0)
-
-    first: list[asyncio.Task[object]] = []
+        await (released.wait() if seconds else asyncio.sleep(0))
 
     def latency(request: Request) -> float:
-        if not first:
-            task = asyncio.current_task()
-            assert task
-            first.append(task)
-        return 0.0
+        return float(TOKENIZE.decode(list(request.token_ids)).startswith(f"{stuck}: "))
 
     build = Build(ScriptedEngine(policy, latency=latency, sleep=sleep))
-    running = asyncio.create_task(build.run(concurrency=2))
+    running = asyncio.create_task(build.run(concurrency=2, commit_every=1))
     for _ in range(5000):
         await asyncio.sleep(0)
-    assert build.commits == []
-    assert build.reports[-1].problems == WINDOW * 2 - 1
-    stuck.set()
+    assert len(build.ids) == stuck
+    assert build.reports[-1].problems == stuck + WINDOW * 2 - 1
+    released.set()
     await running
     assert build.ids == [problem.id for problem in PROBLEMS]
 
@@ -163,6 +162,7 @@ async def test_cancelling_commits_the_whole_trees_and_leaves_nothing_in_flight()
         await running
     assert build.ids == [problem.id for problem in PROBLEMS[: len(build.ids)]]
     assert 0 < len(build.ids) < len(PROBLEMS)
+    assert build.reports[-1].problems < 15  # the rest was given up, not waited for
     assert build.engine.in_flight == 0
 
 
@@ -213,6 +213,6 @@ async def test_a_finished_build_has_nothing_left_to_do() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"concurrency": 0}, {"commit_every": 0}])
-async def test_impossible_bounds_are_refused(bad: dict[str, int]) -> None:
+async def test_impossible_bounds_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="must be at least 1"):
         await Build().run(**bad)

@@ -153,6 +153,29 @@ async def test_a_trace_ends_with_the_step_that_holds_the_final_answer() -> None:
     assert by_rest.reward[-1] == by_step.reward[-1] == at_limit.reward[-1] == 1
 
 
+async def test_an_answer_completed_by_the_very_last_token_allowed_counts() -> None:
+    tree, _ = await search(always("#### 1\n\nb"), rollouts=1, depth=1, max_solution_tokens=8)
+    assert tree.texts == ("?", "#### 1\n\n")
+    assert tree.reward[1] == 1
+
+
+async def test_a_right_answer_in_a_trace_that_is_cut_off_earns_nothing() -> None:
+    tree, _ = await search(always("#### 1 and more"), rollouts=1, max_solution_tokens=6)
+    assert tree.texts == ("?", "#### 1")
+    assert tree.reward[1] == 0
+
+
+async def test_texts_and_grades_leave_out_the_end_of_text_token() -> None:
+    class Showing(CharTokenizer):
+        def decode(self, token_ids: list[int]) -> str:
+            return "".join(chr(token) if token else "<end>" for token in token_ids)
+
+    engine = ScriptedEngine(always("a\n\n#### 1"))
+    tree = await search_problem(PROBLEM, [63], engine, grade, Showing(), SearchSettings(rollouts=1), 0)
+    assert tree.texts == ("?", "a\n\n", "#### 1")
+    assert tree.reward[-1] == 1
+
+
 async def test_without_an_answer_mark_a_trace_goes_on_to_the_end_of_text() -> None:
     tree, _ = await search(always("#### 1\n\nb\n\n#### 2"), rollouts=1, answer_mark="")
     assert tree.texts == ("?", "#### 1\n\n", "b\n\n", "#### 2")
