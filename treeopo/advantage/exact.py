@@ -250,19 +250,25 @@ def project(target: Floats, order: Order, margin: Floats) -> tuple[int, Floats, 
 
 
 @kernel
-def _to_radius(target: Floats, order: Order, margin: Floats, at_most_target: bool) -> tuple[int, Floats, int]:
-    """a(s) = P(s target) with |a(s)|^2 = N: (status, a, steps). `at_most_target`: only s <= 1 is asked for.
+def _to_radius(target: Floats, order: Order, margin: Floats, largest: float) -> tuple[int, Floats, int]:
+    """a(s) = P(s target) with |a(s)|^2 = N and s < largest: (status, a, steps).
 
     Where the blocks stay the same a(s) is affine in s, so each step solves the quadratic of the current piece; a
-    bracket catches the steps that leave it. INFEASIBLE if no s will do.
+    bracket catches the steps that leave it. INFEASIBLE if even P(0), the least norm, is too long. NOT_CONVERGED if
+    |a(s)| stays below the radius for every s: the target opposes the order, and no direction is left to grow in.
     """
     N = target.size
     status, a, block, steps = project(np.zeros(N), order, margin)
-    if status != OPTIMAL or a @ a > N:
+    excess = float(a @ a) - N
+    if status != OPTIMAL or excess > 1e-12 * N:
         return max(status, INFEASIBLE), a, steps
-    low, high, s = 0.0, 1.0 if at_most_target else np.inf, 1.0
+    if excess > -1e-12 * N:  # the ball touches the order in this one point
+        return OPTIMAL, a, steps
+    low, high, s = 0.0, largest, np.sqrt(N / (target @ target))
     total, size = np.empty(N), np.empty(N)
     for _ in range(200):
+        if not low < s < high:
+            s = 0.5 * (low + high)
         status, a, block, taken = project(s * target, order, margin)
         steps += taken
         if status != OPTIMAL:
@@ -284,11 +290,13 @@ def _to_radius(target: Floats, order: Order, margin: Floats, at_most_target: boo
             slope += a[n] * mean
             growth += mean * mean
         under_root = slope * slope - growth * excess
-        s -= excess / (slope + np.sqrt(under_root)) if under_root > 0.0 else -np.inf
-        if not low < s < high:
-            s = 0.5 * (low + high) if high < np.inf else 8.0 * low
-        if s > 1e12:
-            return INFEASIBLE, a, steps
+        if under_root > 0.0:
+            s -= excess / (slope + np.sqrt(under_root))
+        else:
+            s = np.inf
+        s = min(s, 16.0 * low) if high == np.inf else s
+        if s * np.abs(target).max() > 1e9 * N:
+            break
     return NOT_CONVERGED, a, steps
 
 
@@ -377,7 +385,7 @@ def solve_one(variant: int, target: Floats, order: Order, margin: Floats, penalt
         status, a, _, steps = project(target, order, margin)
         if status != OPTIMAL or a @ a <= target.size:
             return status, a, steps
-    return _to_radius(target, order, margin, variant == CONVEX)
+    return _to_radius(target, order, margin, 1.0 if variant == CONVEX else np.inf)
 
 
 @kernel

@@ -188,20 +188,32 @@ def centred(raw_N: Floats, sample_offset: Ints, standardize: bool) -> Floats:
     """(N,) each group minus its mean, over its population deviation if asked; a constant group gives exact zeros."""
     centred_N = np.zeros(raw_N.size)
     for g in range(sample_offset.size - 1):
-        group_N = raw_N[sample_offset[g] : sample_offset[g + 1]]
-        if group_N.min() == group_N.max():
+        first, last = sample_offset[g], sample_offset[g + 1]
+        total, constant = 0.0, True
+        for n in range(first, last):
+            total += raw_N[n]
+            constant &= raw_N[n] == raw_N[first]
+        if constant:
             continue
-        deviation_N = group_N - group_N.mean()
+        squares = 0.0
+        for n in range(first, last):
+            centred_N[n] = raw_N[n] - total / (last - first)
+            squares += centred_N[n] ** 2
         if standardize:
-            deviation_N /= np.sqrt(np.mean(deviation_N**2))
-        centred_N[sample_offset[g] : sample_offset[g + 1]] = deviation_N
+            for n in range(first, last):
+                centred_N[n] /= np.sqrt(squares / (last - first))
     return centred_N
 
 
 @kernel
 def variance(advantage_N: Floats, sample_offset: Ints) -> Floats:
     """(G,) population variance of each group's advantages."""
-    variance_G = np.empty(sample_offset.size - 1)
+    variance_G = np.zeros(sample_offset.size - 1)
     for g in range(variance_G.size):
-        variance_G[g] = np.var(advantage_N[sample_offset[g] : sample_offset[g + 1]])
+        first, last = sample_offset[g], sample_offset[g + 1]
+        mean = 0.0
+        for n in range(first, last):
+            mean += advantage_N[n] / (last - first)
+        for n in range(first, last):
+            variance_G[g] += (advantage_N[n] - mean) ** 2 / (last - first)
     return variance_G
