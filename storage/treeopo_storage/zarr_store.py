@@ -174,23 +174,29 @@ class ZarrColumns:
             raise self._damaged(column, chunk, f"holds {len(text)} bytes instead of {self._layout(column)}")
         return text
 
+    def length(self, column: str) -> int:
+        """Rows the array has now, committed or not."""
+        return int(self._array(column).shape[0])
+
     def _layout(self, column: str) -> int:
         """Rows in a chunk of a column, after checking once that the array is laid out as `read` relies on."""
         if column not in self._chunk_rows:
-            try:
-                array = zarr.open_array(self._store, path=column, mode="r")
-            except PermissionError as error:
-                raise StoreAccessError(f"{self.where}: permission denied reading {column}") from error
-            except (ValueError, KeyError, TypeError) as error:
-                raise DamagedStoreError(f"{self.where}: array {column} is missing or unreadable; {RESTORE}") from error
-            codecs = [codec.to_dict() for codec in cast(Any, array.metadata).codecs]
-            dtype = np.dtype(COLUMNS[column].dtype)
+            array, dtype = self._array(column), np.dtype(COLUMNS[column].dtype)
             raw = BytesCodec(endian="little" if dtype.itemsize > 1 else None)
             expected = [codec.to_dict() for codec in (raw, *_compressors(column))]
+            codecs = [codec.to_dict() for codec in cast(Any, array.metadata).codecs]
             if array.dtype != dtype or array.ndim != 1 or codecs != expected:
                 raise DamagedStoreError(f"{self.where}: array {column} was rewritten in another layout; {RESTORE}")
             self._chunk_rows[column] = array.chunks[0]
         return self._chunk_rows[column]
+
+    def _array(self, column: str) -> "zarr.Array[Any]":
+        try:
+            return zarr.open_array(self._store, path=column, mode="r")
+        except PermissionError as error:
+            raise StoreAccessError(f"{self.where}: permission denied; cannot read {column}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedStoreError(f"{self.where}: array {column} is missing or unreadable; {RESTORE}") from error
 
     def _get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
         with _accessing(self.where, "read"):
@@ -207,7 +213,8 @@ class ZarrColumns:
         return parse_root(data, self.where)
 
     def _damaged(self, column: str, chunk: int, what: str) -> DamagedStoreError:
-        return DamagedStoreError(f"{self.where}: chunk {column}/c/{chunk} {what}; {RESTORE}")
+        row = chunk * self._layout(column)
+        return DamagedStoreError(f"{self.where}: {column} row {row}: its chunk {column}/c/{chunk} {what}; {RESTORE}")
 
 
 class _ZarrSink(ZarrColumns):
@@ -220,7 +227,10 @@ class _ZarrSink(ZarrColumns):
             if self._root is not None:
                 remove_partials(self._root)
             group = zarr.open_group(self._store, mode="r+")
-            self._arrays = {name: cast("zarr.Array[Any]", group[name]) for name in COLUMNS}
+            # Chunks of zeros are written too: a missing chunk is damage, never a run of zeros.
+            self._arrays = {
+                name: cast("zarr.Array[Any]", group[name]).with_config({"write_empty_chunks": True}) for name in COLUMNS
+            }
             for name, array in self._arrays.items():
                 count = self.commit_record.counts[COLUMNS[name].axis]
                 if array.shape[0] < count:
@@ -319,7 +329,6 @@ def _create_group(store: Store, attributes: dict[str, Any]) -> None:
             dtype=column.dtype,
             compressors=_compressors(name),
             fill_value=0,
-            config={"write_empty_chunks": True},  # a missing chunk is damage, never a run of zeros
         )
     _put_root(store, attributes)
     if isinstance(store, _DurableLocalStore):
