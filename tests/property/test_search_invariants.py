@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from treeopo_storage.schema import NO_PARENT, Action, ProblemTree
+from treeopo_storage import NO_PARENT, Action, ProblemTree
 
 from treeopo.engines.scripted import CharTokenizer, Pieces, ScriptedEngine
 from treeopo.records import Problem

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from treeopo_storage.schema import ProblemTree
+from treeopo_storage import ProblemTree
 
 from treeopo.engines.scripted import CharTokenizer, ScriptedEngine, TreeWorld
 from treeopo.records import Request

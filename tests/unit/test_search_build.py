@@ -2,12 +2,13 @@
 
 import asyncio
 import random
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from treeopo_storage.schema import ProblemTree
+from treeopo_storage import ProblemTree
 
 from treeopo.engines.scripted import CharTokenizer, Pieces, ScriptedEngine, TreeWorld
 from treeopo.errors import ConfigError, EngineDeadError, EngineError
@@ -39,6 +40,9 @@ class Build:
         self.commits: list[list[ProblemTree]] = []
         self.reports: list[BuildProgress] = []
 
+    def commit(self, batch: Sequence[ProblemTree]) -> None:
+        self.commits.append(list(batch))
+
     @property
     def trees(self) -> list[ProblemTree]:
         return [tree for batch in self.commits for tree in batch]
@@ -63,7 +67,7 @@ class Build:
             TOKENIZE,
             SETTINGS,
             seed=11,
-            commit=lambda batch: self.commits.append(list(batch)),
+            commit=self.commit,
             concurrency=concurrency,
             commit_every=commit_every,
             on_progress=self.reports.append,
@@ -166,31 +170,59 @@ async def test_cancelling_commits_the_whole_trees_and_leaves_nothing_in_flight()
     assert build.engine.in_flight == 0
 
 
-async def test_a_failed_commit_is_not_tried_twice() -> None:
-    calls = 0
+async def test_after_a_failed_commit_nothing_is_committed() -> None:
+    class FullDisk(Build):
+        calls = 0
 
-    def commit(batch: Sequence[ProblemTree]) -> None:
-        nonlocal calls
-        calls += 1
-        raise OSError("disk full")
+        def commit(self, batch: Sequence[ProblemTree]) -> None:
+            self.calls += 1
+            if self.calls == 2:
+                raise OSError("disk full")
+            super().commit(batch)
 
-    engine = ScriptedEngine(policy)
-    encode = CharTokenizer().encode
+    build = FullDisk()
     with pytest.raises(OSError, match="disk full"):
-        await build_trees(
-            PROBLEMS[:4],
-            0,
-            lambda problem: encode(problem.question),
-            engine,
-            WORLD.grade,
-            TOKENIZE,
-            SETTINGS,
-            0,
-            commit,
-            concurrency=1,
-            commit_every=4,
-        )
-    assert calls == 1
+        await build.run(commit_every=4)
+    assert build.calls == 2
+    assert build.ids == ["p0", "p1", "p2", "p3"]
+    assert build.engine.in_flight == 0
+
+
+async def test_searches_go_on_while_a_commit_waits_for_the_disk() -> None:
+    class SlowDisk(Build):
+        def commit(self, batch: Sequence[ProblemTree]) -> None:
+            assert searched_on.wait(timeout=60)
+            super().commit(batch)
+
+    searched_on = threading.Event()
+    build = SlowDisk()
+    running = asyncio.create_task(build.run(concurrency=1, commit_every=4))
+    while not build.reports or build.reports[-1].problems < 8:
+        await asyncio.sleep(1e-3)
+    assert build.commits == []
+    searched_on.set()
+    await running
+    assert build.ids == [problem.id for problem in PROBLEMS]
+
+
+async def test_a_commit_under_way_is_not_abandoned_by_a_cancellation() -> None:
+    class SlowDisk(Build):
+        def commit(self, batch: Sequence[ProblemTree]) -> None:
+            started.set()
+            assert cancelled.wait(timeout=60)
+            super().commit(batch)
+
+    started, cancelled = threading.Event(), threading.Event()
+    build = SlowDisk()
+    running = asyncio.create_task(build.run(concurrency=1, commit_every=4))
+    while not started.is_set():
+        await asyncio.sleep(1e-3)
+    running.cancel()
+    await asyncio.sleep(1e-2)
+    cancelled.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert build.ids[:4] == ["p0", "p1", "p2", "p3"]
 
 
 async def test_progress_counts_problems_nodes_requests_and_solved_share() -> None:

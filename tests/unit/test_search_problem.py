@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from treeopo_storage.schema import Action, ProblemTree
+from treeopo_storage import Action, ProblemTree
 
 from treeopo.engines.scripted import CharTokenizer, Pieces, ScriptedEngine, ScriptedPolicy
 from treeopo.errors import EngineError

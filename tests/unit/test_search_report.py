@@ -1,7 +1,7 @@
 """The report of a finished search, on trees small enough to count by hand."""
 
 import numpy as np
-from treeopo_storage.schema import ProblemTree
+from treeopo_storage import ProblemTree
 
 from treeopo.search import report_trees
 

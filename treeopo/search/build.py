@@ -9,12 +9,12 @@ finished behind an unfinished problem are dropped: to resume, start again at the
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-from treeopo_storage.schema import ProblemTree
+from treeopo_storage import ProblemTree
 
 from treeopo.errors import ConfigError, EngineError
 from treeopo.ports import Generate, Grade, Tokenize
@@ -25,6 +25,9 @@ from treeopo.search.steps import StepSplitter
 
 WINDOW = 4
 """Trees held in memory at most, as a multiple of `concurrency`."""
+
+
+Commit = Callable[[Sequence[ProblemTree]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ async def build_trees(
     tokenize: Tokenize,
     settings: SearchSettings,
     seed: int,
-    commit: Callable[[Sequence[ProblemTree]], None],
+    commit: Commit,
     *,
     concurrency: int = 64,
     commit_every: int = 16,
@@ -61,7 +64,8 @@ async def build_trees(
     """Search problems[first_index:] and commit their trees in order, `commit_every` at a time.
 
     Problem i is searched with a seed made from (seed, i), so the trees depend neither on concurrency nor on where the
-    build was resumed. `on_progress` is called after each finished search, in the order they finish.
+    build was resumed. `commit` is called in a thread, one call at a time; `on_progress` after each finished search, in
+    the order they finish.
 
     Raises:
         ConfigError: concurrency or commit_every below 1.
@@ -95,26 +99,59 @@ async def build_trees(
         on_progress(progress)
         return tree
 
-    indices = iter(range(first_index, len(problems)))
+    await _commit_in_order(search, range(first_index, len(problems)), WINDOW * concurrency, commit, commit_every)
+    return progress
+
+
+async def _commit_in_order(
+    search: Callable[[int], Coroutine[None, None, ProblemTree]],
+    indices: Iterable[int],
+    window: int,
+    commit: Commit,
+    commit_every: int,
+) -> None:
+    """Keep `window` searches begun but not yet taken over; take them over in order, and commit them in batches."""
+    waiting = iter(indices)
     searches: deque[asyncio.Task[ProblemTree]] = deque()  # in problem order, the earliest unfinished one first
     batch: list[ProblemTree] = []
+    commits = _Commits(commit)
     try:
         while True:
-            room = WINDOW * concurrency - len(searches)
-            searches.extend(asyncio.create_task(search(index)) for index in islice(indices, room))
+            searches.extend(asyncio.create_task(search(index)) for index in islice(waiting, window - len(searches)))
             if not searches:
-                return progress
+                return
             batch.append(await searches[0])
             searches.popleft()
             if len(batch) == commit_every:
                 full, batch = batch, []
-                commit(full)
+                await commits.add(full)
     finally:
         for task in searches:
             task.cancel()
         await asyncio.gather(*searches, return_exceptions=True)
         if batch:
-            commit(batch)
+            await commits.add(batch)
+        await commits.finish()
+
+
+class _Commits:
+    """Commits one batch after another in a thread, so that the engine never waits for a disk."""
+
+    def __init__(self, commit: Commit) -> None:
+        self._commit = commit
+        self._latest: asyncio.Future[None] | None = None
+
+    async def add(self, batch: Sequence[ProblemTree]) -> None:
+        """Start committing a batch once the one before it is done; its failure ends all further commits."""
+        await self.finish()
+        self._latest = asyncio.get_running_loop().run_in_executor(None, self._commit, batch)
+
+    async def finish(self) -> None:
+        """Wait for the latest commit and raise its error, if any."""
+        if self._latest is not None:
+            # Unlike awaiting the commit itself, this leaves it running when the build is cancelled meanwhile.
+            await asyncio.wait({self._latest})
+            self._latest.result()
 
 
 class _Meter:

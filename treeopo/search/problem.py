@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from treeopo_storage.schema import Action, ProblemTree
+from treeopo_storage import Action, ProblemTree
 
 from treeopo.errors import EngineError
 from treeopo.ports import Generate, Grade, Tokenize

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from treeopo_storage.schema import ProblemTree
+from treeopo_storage import ProblemTree
 
 IntHistogram = npt.NDArray[np.int64]
 

@@ -8,7 +8,7 @@ Three node states matter to the search:
 """
 
 import numpy as np
-from treeopo_storage.schema import NO_PARENT, Action, ProblemTree
+from treeopo_storage import NO_PARENT, Action, ProblemTree
 
 from treeopo.ports import Tokenize
 from treeopo.records import FloatArray, IntArray, Problem
