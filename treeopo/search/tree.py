@@ -2,9 +2,9 @@
 
 Three node states matter to the search:
 
-    unfinished   tried fewer than `branching` times, or some child is not exhausted
-    terminal     the trace ended here (it carries a reward)
-    exhausted    terminal, or fully tried with every child exhausted: never searched again
+    open       tried fewer than `branching` times, or some child is open
+    terminal   the trace ended here (it carries a reward)
+    exhausted  terminal, or fully tried with every child exhausted: never searched again
 """
 
 import numpy as np
@@ -24,21 +24,22 @@ class GrowingTree:
 
     def __init__(self, prompt_ids_T: IntArray, branching: int) -> None:
         self.branching = branching
-        self.parent_P = [NO_PARENT]
-        self.depth_P = [0]
-        self.visits_P = [0]
-        self.value_sum_P = [0.0]
-        self.reward_P = [np.nan]  # NaN: not terminal
-        self.action_P = [Action.ROOT]
-        self.tries_P = [0]
-        self.exhausted_P = [False]
-        self.children_P: list[list[int]] = [[]]
-        self.token_ids_P: list[IntArray] = [prompt_ids_T]
-        self.logprobs_P: list[FloatArray] = [np.full(len(prompt_ids_T), np.nan, np.float32)]
+        self.parent_P: list[int] = []
+        self.depth_P: list[int] = []
+        self.visits_P: list[int] = []
+        self.value_sum_P: list[float] = []
+        self.reward_P: list[float] = []  # NaN: not terminal
+        self.action_P: list[Action] = []
+        self.tries_P: list[int] = []
+        self.exhausted_P: list[bool] = []
+        self.children_P: list[list[int]] = []
+        self.token_ids_P: list[IntArray] = []
+        self.logprobs_P: list[FloatArray] = []
         self._child_of: dict[tuple[int, bytes], int] = {}
+        self._add(NO_PARENT, 0, prompt_ids_T, np.full(len(prompt_ids_T), np.nan, np.float32), Action.ROOT)
 
     def select(self, node: int, exploration: float) -> int:
-        """Descend from an unfinished node by UCT to one that may be tried again."""
+        """Descend from an open node by UCT to one that may be tried again."""
         while self.tries_P[node] >= self.branching:
             live = [child for child in self.children_P[node] if not self.exhausted_P[child]]
             values, visits = [self.value_sum_P[c] for c in live], [self.visits_P[c] for c in live]
@@ -53,19 +54,8 @@ class GrowingTree:
         if known is not None:
             self._settle(node)
             return known, False
-        child = self._child_of[key] = len(self.parent_P)
+        child = self._child_of[key] = self._add(node, self.depth_P[node] + 1, token_ids_T, logprobs_T, action)
         self.children_P[node].append(child)
-        self.parent_P.append(node)
-        self.depth_P.append(self.depth_P[node] + 1)
-        self.visits_P.append(0)
-        self.value_sum_P.append(0.0)
-        self.reward_P.append(np.nan)
-        self.action_P.append(action)
-        self.tries_P.append(0)
-        self.exhausted_P.append(False)
-        self.children_P.append([])
-        self.token_ids_P.append(token_ids_T)
-        self.logprobs_P.append(logprobs_T)
         return child, True
 
     def end(self, node: int, reward: float) -> None:
@@ -94,14 +84,6 @@ class GrowingTree:
         ids: list[int] = np.concatenate(steps[::-1]).tolist()
         return ids
 
-    def _settle(self, node: int) -> None:
-        """Mark `node` exhausted if nothing is left below it, and then its ancestors likewise."""
-        while node != NO_PARENT and self.tries_P[node] >= self.branching:
-            if not all(self.exhausted_P[child] for child in self.children_P[node]):
-                return
-            self.exhausted_P[node] = True
-            node = self.parent_P[node]
-
     def freeze(self, problem: Problem, tokenize: Tokenize) -> ProblemTree:
         """The finished tree as a struct of arrays, steps concatenated in node order."""
         lengths_P = [len(ids) for ids in self.token_ids_P]
@@ -121,6 +103,28 @@ class GrowingTree:
             teacher_logprobs=np.concatenate(self.logprobs_P),
             texts=tuple(decode_text(ids.tolist(), tokenize) for ids in self.token_ids_P),
         )
+
+    def _add(self, parent: int, depth: int, token_ids_T: IntArray, logprobs_T: FloatArray, action: Action) -> int:
+        self.parent_P.append(parent)
+        self.depth_P.append(depth)
+        self.visits_P.append(0)
+        self.value_sum_P.append(0.0)
+        self.reward_P.append(np.nan)
+        self.action_P.append(action)
+        self.tries_P.append(0)
+        self.exhausted_P.append(False)
+        self.children_P.append([])
+        self.token_ids_P.append(token_ids_T)
+        self.logprobs_P.append(logprobs_T)
+        return len(self.parent_P) - 1
+
+    def _settle(self, node: int) -> None:
+        """Mark `node` exhausted if nothing is left below it, and then its ancestors likewise."""
+        while node != NO_PARENT and self.tries_P[node] >= self.branching:
+            if not all(self.exhausted_P[child] for child in self.children_P[node]):
+                return
+            self.exhausted_P[node] = True
+            node = self.parent_P[node]
 
 
 def decode_text(token_ids_T: list[int], tokenize: Tokenize) -> str:
