@@ -80,30 +80,36 @@ class EvalConfig(Section):
     engine: Engine = EngineOptions()
 
 
-# The embedded models are a thousand times smaller than those of the paper: bigger batches of shorter texts, a higher rate.
-EMBEDDED: dict[type[Section], dict[str, Any]] = {
-    TrainConfig: {
-        "steps": 25,
-        "learner": {"optimizer": {"learning_rate": 1e-4}},
-        "rollout": {"batch_size": 128, "max_prompt_tokens": 192, "max_sequence_tokens": 256},
-    },
-    BuildConfig: {"limit": 200, "search": {"max_step_tokens": 32, "max_solution_tokens": 96}},
-    EvalConfig: {"max_new_tokens": 96},
+# The embedded models are a thousand times smaller than the paper's: bigger batches of shorter texts, a higher rate.
+# They apply where the setting that names a model is not given.
+EMBEDDED: dict[type[Section], tuple[str, dict[str, Any]]] = {
+    BuildConfig: ("teacher", {"limit": 200, "search": {"max_step_tokens": 32, "max_solution_tokens": 96}}),
+    TrainConfig: (
+        "student",
+        {
+            "steps": 25,
+            "learner": {"optimizer": {"learning_rate": 1e-4}},
+            "rollout": {"batch_size": 128, "max_prompt_tokens": 192, "max_sequence_tokens": 256},
+        },
+    ),
 }
 
 _Config = TypeVar("_Config", bound=Section)
 
 
-def load_config(kind: type[_Config], *, file: Path | None, flags: Mapping[str, Any], embedded: bool) -> _Config:
+def load_config(kind: type[_Config], *, file: Path | None, flags: Mapping[str, Any]) -> _Config:
     """Combine defaults, a TOML file and flags (dotted names; None means not given) into a validated config.
 
     Raises:
         ConfigError: the file cannot be read, a name is unknown, or a value is out of bounds; one line for all of them.
     """
-    values = _merge(EMBEDDED.get(kind, {}) if embedded else {}, _read(file) if file else {})
+    values = _read(file) if file else {}
     for name, value in flags.items():
         if value is not None:
             values = _merge(values, _nested(name.split("."), value))
+    model, defaults = EMBEDDED.get(kind, ("", {}))
+    if values.get(model) is None:
+        values = _merge(defaults, values)
     try:
         return kind.model_validate(values)
     except ValidationError as error:

@@ -35,7 +35,7 @@ class Problem:
 class Request:
     """One prompt to continue. The engine's answer depends on `seed`, never on what else is in flight."""
 
-    token_ids: Sequence[int]
+    token_ids: Sequence[int] | IntArray
     max_tokens: int
     seed: int
     temperature: float = 1.0

@@ -5,7 +5,10 @@ between two tokens. Requests in flight go on; their cached keys and values are r
 version produced which token.
 """
 
+import logging
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +20,9 @@ import numpy as np
 from treeopo.engines.vllm_plugin import BACKEND, PARENT_VARIABLE
 from treeopo.errors import EngineDeadError, EngineError, ModelError
 from treeopo.records import Completion, FinishReason, Request
+
+SHUTDOWN_SECONDS = 5.0
+"""An engine that has not ended by then is killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,49 +41,34 @@ class EngineOptions:
 class VllmEngine:
     """`Engine` port over vLLM's `AsyncLLM`. Make one with `start`, end it with `close`."""
 
-    def __init__(self, llm: Any, options: EngineOptions) -> None:
+    def __init__(self, llm: Any, options: EngineOptions, log: Path) -> None:
         self._llm = llm
         self._options = options
+        self._log = log
         self._requests = 0
-        self.tokens_generated = 0
 
     @classmethod
     def start(cls, model: str, options: EngineOptions | None = None) -> "VllmEngine":
         """Start an engine on a hub name or local directory; it serves policy version 0. Takes 10 to 60 seconds.
 
+        What the engine prints goes to a log file that is kept if the engine fails, and named in the error.
+
         Raises:
             ModelError: vLLM cannot load the model, or vLLM itself is not installed.
         """
         options = options or EngineOptions()
-        with _engine_environment(options):
-            try:
-                from vllm import AsyncEngineArgs
-                from vllm.config import WeightTransferConfig
-                from vllm.platforms import current_platform
-                from vllm.v1.engine.async_llm import AsyncLLM
-            except ImportError as error:
-                raise ModelError(f"vLLM cannot be imported ({error}); install treeopo[cpu] or treeopo[cuda]") from None
-            on_cpu = current_platform.is_cpu()
-            arguments = AsyncEngineArgs(
-                model=model,
-                dtype=options.dtype,  # type: ignore[arg-type]
-                seed=options.seed,
-                max_model_len=options.max_model_tokens,
-                max_num_seqs=options.max_concurrent,
-                enforce_eager=on_cpu,
-                logprobs_mode="processed_logprobs",
-                generation_config="vllm",  # the model's own sampling defaults would change the sampled distribution
-                enable_prefix_caching=True,
-                weight_transfer_config=WeightTransferConfig(backend=BACKEND),
-                disable_log_stats=True,
-                # On a CPU, a prefill in chunks kills the engine when its request has a seed (no generator offsets there).
-                **({"enable_chunked_prefill": False} if on_cpu else {"gpu_memory_utilization": options.gpu_memory_share}),
-            )
-            try:
-                llm = AsyncLLM.from_engine_args(arguments)
-            except (OSError, ValueError, RuntimeError) as error:
-                raise ModelError(f"vLLM cannot serve {model!r}: {_last_line(error)}") from error
-        return cls(llm, options)
+        _check_positions(model, options.max_model_tokens)
+        descriptor, name = tempfile.mkstemp(prefix="treeopo-engine-", suffix=".log")
+        log = Path(name)
+        try:
+            with _engine_environment(options), _output_to(descriptor):
+                llm = _start(model, options)
+            logging.getLogger("vllm").setLevel(logging.ERROR)  # this process's half; the engine's goes to its log
+        except ImportError as error:
+            raise ModelError(f"vLLM cannot be imported ({error}); install treeopo[cpu] or treeopo[cuda]") from None
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(f"vLLM cannot serve {model!r}: {_first_line(error)}; its log is {log}") from error
+        return cls(llm, options, log)
 
     async def generate(self, request: Request) -> Completion:
         """See `Generate`. A prompt that leaves no room for `max_tokens` is refused, never cut."""
@@ -108,12 +99,11 @@ class VllmEngine:
             async for output in self._llm.generate(prompt, parameters, f"treeopo-{self._requests}"):
                 final = output.outputs[0]
         except VllmDeadError as error:
-            raise EngineDeadError(f"the vLLM engine process died: {_last_line(error)}") from error
+            raise self._dead() from error
         except (EngineGenerateError, VLLMValidationError) as error:
-            raise EngineError(f"vLLM refused a request: {_last_line(error)}") from error
+            raise EngineError(f"vLLM refused a request: {_first_line(error)}") from error
         if final.finish_reason not in ("stop", "length"):
             raise EngineError(f"vLLM ended a request early ({final.finish_reason})")
-        self.tokens_generated += len(final.token_ids)
         return _completion(final)
 
     async def publish(self, version: int, weights: Path) -> None:
@@ -130,11 +120,58 @@ class VllmEngine:
             await self._llm.reset_prefix_cache()
             await self._llm.resume_generation()
         except VllmDeadError as error:
-            raise EngineDeadError(f"the vLLM engine process died: {_last_line(error)}") from error
+            raise self._dead() from error
 
     async def close(self) -> None:
-        self._llm.shutdown()
-        del self._llm  # its finaliser shuts down once more, and must not run in a dying interpreter
+        if not self._llm.errored:
+            self._log.unlink(missing_ok=True)
+        self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
+        self._llm.shutdown = lambda: None  # its finaliser calls this again, in an interpreter that may be dying
+
+    def _dead(self) -> EngineDeadError:
+        return EngineDeadError(f"the vLLM engine process died; its log is {self._log}")
+
+
+def _check_positions(model: str, wanted: int) -> None:
+    from transformers import AutoConfig
+
+    try:
+        positions = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {model!r} cannot be loaded: {_first_line(error)}") from None
+    if positions is not None and positions < wanted:
+        raise ModelError(
+            f"model {model!r} reads {positions} tokens, fewer than the {wanted} asked for: lower "
+            "rollout.max_sequence_tokens (train), search.max_solution_tokens (mcts build) or max_new_tokens (eval)"
+        )
+
+
+def _start(model: str, options: EngineOptions) -> Any:
+    from vllm import AsyncEngineArgs
+    from vllm.config import WeightTransferConfig
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    # On a CPU, a prefill in chunks kills the engine when its request has a seed (no generator offsets there).
+    by_platform = (
+        {"enforce_eager": True, "enable_chunked_prefill": False}
+        if current_platform.is_cpu()
+        else {"gpu_memory_utilization": options.gpu_memory_share}
+    )
+    arguments = AsyncEngineArgs(
+        model=model,
+        dtype=options.dtype,
+        seed=options.seed,
+        max_model_len=options.max_model_tokens,
+        max_num_seqs=options.max_concurrent,
+        logprobs_mode="processed_logprobs",  # of the distribution sampled from, temperature included
+        generation_config="vllm",  # the model's own sampling defaults would change that distribution
+        enable_prefix_caching=True,
+        weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+        disable_log_stats=True,
+        **by_platform,
+    )
+    return AsyncLLM.from_engine_args(arguments)
 
 
 def _completion(output: Any) -> Completion:
@@ -164,7 +201,7 @@ def _engine_environment(options: EngineOptions) -> Iterator[None]:
     wanted = {
         PARENT_VARIABLE: str(os.getpid()),
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
     }
     if not os.path.exists("/proc/driver/nvidia"):
         wanted |= {
@@ -185,6 +222,27 @@ def _engine_environment(options: EngineOptions) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _last_line(error: BaseException) -> str:
+@contextmanager
+def _output_to(descriptor: int) -> Iterator[None]:
+    """Send this process's standard output and error to `descriptor`; processes started meanwhile keep it so."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(1), os.dup(2)]
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for standard, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, standard)
+            os.close(copy)
+
+
+def _first_line(error: BaseException) -> str:
+    """What went wrong in one line; of pydantic's report, the complaint itself."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1]
+    complaint = next((line for line in lines if "Value error, " in line), lines[0])
+    return complaint.strip().removeprefix("Value error, ")

@@ -1,13 +1,14 @@
 """What vLLM loads in each of its processes (entry-point group `vllm.general_plugins`).
 
 It registers the file weight-transfer backend. In an engine process that treeopo started it also asks the kernel for
-AMX before the first kernel needs it (vLLM 0.32 on CPUs dies with SIGILL otherwise), and arranges for the process to die
-with its parent. In any other vLLM process it changes nothing.
+AMX before the first kernel needs it (vLLM 0.32 on CPUs dies with SIGILL otherwise), makes the process die with its
+parent, and keeps Ctrl-C for the parent alone. In any other vLLM process it changes nothing.
 """
 
 import ctypes
 import os
 import signal
+import sys
 
 PARENT_VARIABLE = "TREEOPO_ENGINE_PARENT"
 BACKEND = "treeopo_file"
@@ -23,14 +24,17 @@ def register() -> None:
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is not None and os.getpid() != int(parent):
         _die_with(int(parent))
+        os.setpgid(0, 0)  # a terminal sends Ctrl-C to a whole process group; the parent stops its engine in good order
         _enable_amx()
 
 
-def _die_with(parent: int) -> None:
-    """An engine without its trainer would run for ever: have the kernel end it, also if the parent is gone already."""
-    if hasattr(os, "fork") and os.uname().sysname == "Linux":
+def _die_with(trainer: int) -> None:
+    """An engine without its trainer would run for ever: have the kernel end this process with the one that started it."""
+    if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    try:
+        os.kill(trainer, 0)
+    except ProcessLookupError:  # it died before the kernel was asked
         os._exit(1)
 
 

@@ -27,8 +27,7 @@ class Learner:
     Not thread-safe: the pipeline calls it from one thread at a time.
     """
 
-    def __init__(self, policy: LoraPolicy, settings: LearnerSettings, *, steps: int, temperature: float, seed: int):
-        torch.manual_seed(seed)
+    def __init__(self, policy: LoraPolicy, settings: LearnerSettings, *, steps: int, temperature: float) -> None:
         self.policy = policy
         self.version = 0
         self._settings = settings
@@ -62,12 +61,13 @@ class Learner:
             loss_sum += loss.item()
             padded_tokens += micro.input_ids_BT.numel()
             mismatch.add(current_C - behaviour_C, settings.correction_cap)
+        learning_rate = float(self._schedule.get_last_lr()[0])
         metrics = {
             "loss": loss_sum,
             "grad_norm": self._update(),
             "train_tokens": float(sum(len(row.token_ids) for row in sequences)),
             "padded_tokens": float(padded_tokens),
-            "learning_rate": self._schedule.get_last_lr()[0],
+            "learning_rate": learning_rate,
             **mismatch.metrics(),
         }
         self.version += 1

@@ -16,7 +16,7 @@ def token_logprobs(hidden_TH: Tensor, head: nn.Module, targets_T: Tensor, temper
     """
     chunks = [
         checkpoint(_chunk, hidden, head, targets, temperature, use_reentrant=False)
-        for hidden, targets in zip(hidden_TH.split(CHUNK), targets_T.split(CHUNK), strict=True)
+        for hidden, targets in zip(torch.split(hidden_TH, CHUNK), torch.split(targets_T, CHUNK), strict=True)
     ]
     return torch.cat(chunks)
 

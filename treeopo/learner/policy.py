@@ -10,6 +10,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from treeopo.errors import ModelError
 from treeopo.learner.settings import LoraSettings
@@ -99,6 +100,7 @@ def load_base(name: str, dtype: torch.dtype) -> Any:
     Raises:
         ModelError: it cannot be loaded, or scales or caps its logits (the learner computes them from the head alone).
     """
+    disable_progress_bar()
     try:
         base = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:

@@ -53,10 +53,10 @@ class Pipeline:
         self._settings = settings
         self._seed = seed
 
-    async def run(self, first: int, last: int, on_step: Callable[[int, Metrics], None]) -> None:
+    async def run(self, first: int, last: int, on_step: Callable[[int, Metrics], Awaitable[bool]]) -> None:
         """Leaves no request in flight: the first error cancels the started batches and is raised as it is.
 
-        `on_step(v, metrics)` is called once version v serves; what it raises ends the run there, between two steps.
+        `on_step(v, metrics)` is awaited once version v serves; the run ends there, between two steps, if it says False.
         """
         started: deque[asyncio.Task[tuple[TrainBatch, Metrics]]] = deque()
         next_batch = first
@@ -74,7 +74,8 @@ class Pipeline:
                 metrics["seconds_waiting"] = learning - waited
                 metrics["seconds_learning"] = publishing - learning
                 metrics["seconds_publishing"] = time.monotonic() - publishing
-                on_step(version + 1, metrics)
+                if not await on_step(version + 1, metrics):
+                    return
         finally:
             for task in started:
                 task.cancel()

@@ -1,15 +1,15 @@
-"""Which prefixes a group starts from: a pure function of (seed, group number, store), without sampler state (SPEC §2)."""
+"""Which prefixes a group starts from: a pure function of (seed, group number, store); no sampler state (SPEC §2)."""
 
 from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator, Philox
+from treeopo_storage.protocol import TreeStore
 
 from treeopo.errors import RunError
 from treeopo.records import Draw, DrawnGroup
 from treeopo.rollout.settings import RolloutSettings
-from treeopo_storage.protocol import TreeStore
 
 
 class Start(StrEnum):

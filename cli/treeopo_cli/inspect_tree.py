@@ -1,0 +1,31 @@
+"""`treeopo inspect-tree`: look into a tree store."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def inspect_tree(
+    store: Annotated[Path, typer.Argument(help="A tree store.")] = Path("trees.zarr"),
+    problem: Annotated[
+        str | None, typer.Option(help="Show this problem's tree: its number or its id.", show_default=False)
+    ] = None,
+    node: Annotated[
+        int | None,
+        typer.Option(help="With --problem: show the prefix that ends at this node, in full.", show_default=False),
+    ] = None,
+) -> None:
+    """Overview of a store, one problem as a tree with visits and values, or one prefix in full."""
+    from treeopo import inspection
+    from treeopo_cli import render
+
+    if problem is None:
+        meta, report = inspection.overview(store)
+        render.store_overview(store, meta, report)
+        return
+    tree = inspection.find_problem(store, problem)
+    if node is None:
+        render.problem_tree(tree)
+    else:
+        render.prefix(tree, inspection.check_node(tree, node))

@@ -1,0 +1,46 @@
+"""`treeopo`: the command line. Commands parse, call `treeopo.runs`, and render; nothing heavy is imported before one runs."""
+
+import sys
+
+import typer
+
+from treeopo_cli import evaluate, inspect_tree, mcts, train
+
+app = typer.Typer(
+    name="treeopo",
+    help="Train reasoning models on Monte Carlo search trees (Tree-OPO).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(mcts.app, name="mcts", help="Monte Carlo tree search with the teacher.")
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("inspect-tree")(inspect_tree.inspect_tree)
+
+
+def main() -> None:
+    """Entry point: what a user can mend becomes one line and status 2, a failed engine one line and status 1."""
+    try:
+        app()
+    except _expected() as error:
+        from treeopo.errors import EngineError
+
+        print(f"treeopo: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1 if isinstance(error, EngineError) else 2)
+    except KeyboardInterrupt:
+        print("treeopo: stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _expected() -> tuple[type[BaseException], ...]:
+    """Evaluated only when something was raised, so that `--help` imports neither."""
+    from treeopo_storage.errors import StoreError
+
+    from treeopo.errors import TreeopoError
+
+    return TreeopoError, StoreError
+
+
+if __name__ == "__main__":
+    main()

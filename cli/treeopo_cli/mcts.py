@@ -1,0 +1,67 @@
+"""`treeopo mcts build`: search problems with a teacher and keep every prefix."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from treeopo_cli.options import ConfigFile, Limit, Seed, Set
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def mcts() -> None:
+    """Monte Carlo tree search with the teacher."""
+
+
+@app.command()
+def build(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The tree store to write or go on with.")] = Path(
+        "trees.zarr"
+    ),
+    teacher: Annotated[
+        str | None, typer.Option(help="Hub name or directory.  [default: the embedded teacher]", show_default=False)
+    ] = None,
+    problems: Annotated[
+        str | None,
+        typer.Option(
+            help="staged-arithmetic[:easy|sparse][:train|validation|test], or a GSM8K JSON Lines file.  "
+            "[default: staged-arithmetic:easy:train]",
+            show_default=False,
+        ),
+    ] = None,
+    rollouts: Annotated[int | None, typer.Option(help="Traces per problem.  [default: 16]", show_default=False)] = None,
+    depth: Annotated[int | None, typer.Option(help="Steps at most.  [default: 5]", show_default=False)] = None,
+    branching: Annotated[
+        int | None, typer.Option(help="Children of a node at most.  [default: 5]", show_default=False)
+    ] = None,
+    limit: Limit = None,
+    seed: Seed = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+) -> None:
+    """Search problems with the teacher and store every partial solution it visited.
+
+    Killed or stopped, the same command goes on after the last committed problem.
+    """
+    from treeopo import runs
+    from treeopo.config import BuildConfig, load_config
+    from treeopo_cli import render
+    from treeopo_cli.options import settings
+
+    flags = {
+        "output": output,
+        "teacher": teacher,
+        "problems": problems,
+        "limit": limit,
+        "seed": seed,
+        "search.rollouts": rollouts,
+        "search.depth": depth,
+        "search.branching": branching,
+        **settings(set_),
+    }
+    resolved = load_config(BuildConfig, file=config, flags=flags)
+    with render.BuildBar() as bar:
+        report = runs.build_store(resolved, bar.notify, bar.advance)
+    render.store_report(output, report)

@@ -1,0 +1,203 @@
+"""What a person sees: progress bars, tables and trees."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.tree import Tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from treeopo_storage import ProblemTree, StoreMeta
+
+    from treeopo.evaluation.comparison import Evaluation
+    from treeopo.run_directory import RunDirectory
+    from treeopo.runs import TrainSummary
+    from treeopo.search.build import BuildProgress
+    from treeopo.search.report import TreeReport
+
+console = Console()
+
+
+class Bar:
+    """A progress bar that first shows what is being waited for. Not a terminal: one plain line per notice."""
+
+    def __init__(self, unit: str, total: int | None = None) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=console,
+        )
+        self._total = total
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def notify(self, notice: str) -> None:
+        console.print(f"[dim]{notice}[/]")
+
+    def _show(self, description: str, completed: int, total: int, status: str) -> None:
+        if self._task is None:
+            self._task = self._progress.add_task(description, total=total, status="")
+        self._progress.update(self._task, completed=completed, total=total, status=status)
+
+
+class BuildBar(Bar):
+    def __init__(self) -> None:
+        super().__init__("problems")
+
+    def advance(self, progress: "BuildProgress", remaining: int, seconds: float) -> None:
+        status = f"{progress.solved_share:.0%} solved, {progress.nodes:,} prefixes, {progress.tokens / seconds:,.0f} tokens/s"
+        self._show("searching", progress.problems, remaining, status)
+
+
+class TrainBar(Bar):
+    def __init__(self, steps: int) -> None:
+        super().__init__("steps", steps)
+
+    def advance(self, step: int, metrics: Mapping[str, float]) -> None:
+        seconds = metrics["seconds_waiting"] + metrics["seconds_learning"] + metrics["seconds_publishing"]
+        status = (
+            f"reward {metrics['reward']:.2f}, staleness {metrics['staleness_mean']:.2f}, "
+            f"rollouts {metrics['rollout_tokens'] / seconds:,.0f} and learning {metrics['train_tokens'] / seconds:,.0f} tokens/s, "
+            f"waited {metrics['seconds_waiting'] / seconds:.0%}"
+        )
+        assert self._total is not None
+        self._show("training", step, self._total, status)
+
+
+class EvalBar(Bar):
+    def __init__(self) -> None:
+        super().__init__("completions")
+
+    def advance(self, done: int, total: int) -> None:
+        self._show("solving", done, total, "")
+
+
+def store_report(path: "Path", report: "TreeReport") -> None:
+    """A store at a glance: sizes, then solve rate by depth (deeper should be easier)."""
+    table = Table(title=f"Tree store {path}", title_justify="left", show_header=False)
+    table.add_row("problems", f"{report.problems:,}")
+    table.add_row("  solved by some trace", f"{report.solved:,}")
+    table.add_row("  with right and wrong traces", f"{report.with_both_outcomes:,}")
+    table.add_row("prefixes", f"{report.prefixes:,}")
+    table.add_row("traces", f"{report.traces:,}")
+    table.add_row("step tokens", f"{report.tokens:,}")
+    console.print(table)
+    depths = Table(title="By depth", title_justify="left")
+    for column in ("depth", "prefixes", "solved traces"):
+        depths.add_column(column, justify="right")
+    for depth, (count, rate) in enumerate(zip(report.prefixes_by_depth, report.solve_rate_by_depth, strict=True)):
+        depths.add_row(str(depth), f"{count:,}", "-" if rate != rate else f"{rate:.0%}")
+    console.print(depths)
+    if report.with_both_outcomes == 0:
+        console.print(
+            "[yellow]No prefix is informative:[/] no problem has both right and wrong traces, "
+            "so the teacher shows where it succeeds or fails nowhere. Use a stronger teacher or easier problems."
+        )
+
+
+def train_summary(run: "RunDirectory", summary: "TrainSummary") -> None:
+    console.print(
+        f"{summary.steps} of {run.config.steps} steps, {summary.informative_steps} with a gradient; "
+        f"{summary.prefixes:,} prefixes to start from, {summary.too_long:,} too long; "
+        f"staleness at most {summary.max_staleness}"
+    )
+    if summary.informative_steps == 0:
+        console.print("[yellow]No prefix was informative:[/] every group's rewards were equal, so nothing was learned.")
+    if summary.complete:
+        console.print(
+            f"adapter: [bold]{summary.adapter}[/]  (PEFT format)\nnext: treeopo eval {run.path} --against base"
+        )
+    else:
+        console.print(f"stopped with a checkpoint; go on with: treeopo train --resume {run.path}")
+
+
+def evaluation(result: "Evaluation") -> None:
+    """One row a model: greedy pass@1, then sampled; below them the paired difference."""
+    table = Table(title=f"pass@1 on {result.problems} ({result.count} problems)", title_justify="left")
+    for column in ("model", "greedy", "95% interval", "sampled", "95% interval", "cut short"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for score in result.scores:
+        sampled = score.sampled
+        table.add_row(
+            score.label,
+            f"{score.greedy.estimate:.3f}",
+            f"{score.greedy.low:.3f} to {score.greedy.high:.3f}",
+            f"{sampled.estimate:.3f}" if sampled else "-",
+            f"{sampled.low:.3f} to {sampled.high:.3f}" if sampled else "-",
+            str(score.truncated),
+        )
+    console.print(table)
+    if result.difference:
+        difference = result.difference
+        console.print(
+            f"greedy difference, paired by problem: {difference.estimate:+.3f} "
+            f"(95% {difference.low:+.3f} to {difference.high:+.3f})"
+        )
+
+
+def store_overview(path: "Path", meta: "StoreMeta", report: "TreeReport") -> None:
+    store_report(path, report)
+    console.print(f"teacher: {escape(meta.teacher)}\nsettings: {escape(str(dict(meta.search)))}")
+    console.print(f"next: treeopo inspect-tree {path} --problem 0")
+
+
+def problem_tree(tree: "ProblemTree") -> None:
+    """Each line a step: node number, the step, visits and mean value; a leaf shows whether it is right."""
+    console.print(f"[bold]{escape(tree.id)}[/]  {escape(tree.question)}\ngold answer: {escape(tree.answer)}")
+    branches: list[Tree] = []
+    for node in range(tree.node_count):
+        text = "root" if node == 0 else escape(" ".join(tree.texts[node].split()))
+        visits = int(tree.visits[node])
+        value = f"{tree.value_sum[node] / visits:.2f}" if visits else "-"
+        mark = "" if not tree.terminal[node] else "  [green]right[/]" if tree.reward[node] > 0 else "  [red]wrong[/]"
+        line = f"[dim]{node}[/] {text}  [cyan]n={visits} v={value}[/]{mark}"
+        branches.append(Tree(line) if node == 0 else branches[tree.parent[node]].add(line))
+    console.print(branches[0])
+
+
+def prefix(tree: "ProblemTree", node: int) -> None:
+    """One prefix as the student sees it, then its steps with the teacher's log-probabilities."""
+    console.print(f"[bold]{escape(tree.id)}[/], node {node}: {len(tree.prefix_tokens(node))} tokens")
+    table = Table(title="Steps from the root", title_justify="left")
+    for column in ("node", "visits", "value", "tokens", "teacher log-probability", "text"):
+        table.add_column(column, justify="left" if column == "text" else "right")
+    for step in tree.path(node):
+        begin, end = int(tree.token_offsets[step]), int(tree.token_offsets[step + 1])
+        logprob = float(tree.teacher_logprobs[begin:end].sum())
+        visits = int(tree.visits[step])
+        table.add_row(
+            str(step),
+            str(visits),
+            f"{tree.value_sum[step] / visits:.2f}" if visits else "-",
+            str(end - begin),
+            "-" if logprob != logprob else f"{logprob:.3f}",
+            escape(tree.texts[step].strip()),
+        )
+    console.print(table)

@@ -1,0 +1,74 @@
+"""`treeopo train`: train the student on a tree store."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from treeopo_cli.options import ConfigFile, Seed, Set
+
+
+def train(
+    store: Annotated[Path, typer.Argument(help="The tree store to train on.")] = Path("trees.zarr"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory of the new run.")] = Path("runs/latest"),
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this run, under its own settings.", show_default=False)
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option(help="Hub name or directory.  [default: the embedded student]", show_default=False)
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="tree-opo or grpo.  [default: tree-opo]", show_default=False)
+    ] = None,
+    advantage: Annotated[
+        str | None,
+        typer.Option(
+            help="expectation, optimistic, pessimistic, flat, trace, loo, qp-hard, qp-convex or qp-soft.  "
+            "[default: expectation]",
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of the run.", show_default=False)] = None,
+    asynchronous: Annotated[
+        bool | None,
+        typer.Option(
+            "--async/--sync", help="Overlap rollouts and learning, one version stale, or take turns.  [default: async]"
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="AdamW, falling along a cosine.  [default: 3e-5, embedded 1e-4]", show_default=False),
+    ] = None,
+    seed: Seed = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+) -> None:
+    """Train the student with LoRA: vLLM finishes prefixes from the store while the learner takes steps.
+
+    Stopped by Ctrl-C or SIGTERM it leaves a checkpoint; --resume RUN goes on from the newest.
+    """
+    from treeopo import runs
+    from treeopo.config import TrainConfig, load_config
+    from treeopo.run_directory import RunDirectory
+    from treeopo_cli import render
+    from treeopo_cli.options import settings
+
+    if resume is not None:
+        run = RunDirectory.open(resume)
+    else:
+        flags: dict[str, Any] = {
+            "store": store,
+            "output": output,
+            "student": student,
+            "method": method,
+            "advantage.method": advantage,
+            "steps": steps,
+            "seed": seed,
+            "learner.optimizer.learning_rate": learning_rate,
+            "rollout.max_staleness": None if asynchronous is None else int(asynchronous),
+            **settings(set_),
+        }
+        run = RunDirectory.create(load_config(TrainConfig, file=config, flags=flags))
+    with render.TrainBar(run.config.steps) as bar:
+        summary = runs.train(run, bar.notify, bar.advance)
+    render.train_summary(run, summary)

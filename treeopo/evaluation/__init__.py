@@ -1,0 +1,1 @@
+"""Accuracy of a model on a problem set, with intervals."""

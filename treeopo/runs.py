@@ -1,0 +1,318 @@
+"""The composition root: settings in, adapters wired, stages started.
+
+    build_store   problems ─▶ search (teacher engine) ─▶ tree store
+    train         tree store ─▶ sampler ─▶ student engine ─▶ grader ─▶ advantages ─▶ learner ─▶ publish
+
+Each returns when its output is complete on disk. torch and vLLM are imported when a function first needs them.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from treeopo_storage import StoreMeta, TreeStore, TreeWriter, create_store, open_store, open_writer
+
+from treeopo.advantage import AdvantageSettings, Method, Scope
+from treeopo.config import BuildConfig, EvalConfig, TrainConfig
+from treeopo.engines.in_process import VllmEngine
+from treeopo.engines.tokenizer import ModelTokenizer
+from treeopo.errors import ConfigError, ModelError, RunError
+from treeopo.evaluation.accuracy import Graded, Scores
+from treeopo.evaluation.accuracy import evaluate as score
+from treeopo.evaluation.answers import Answers
+from treeopo.evaluation.comparison import Evaluation, compare
+from treeopo.inspection import overview
+from treeopo.learner.checkpoints import Checkpoints
+from treeopo.metrics import JsonLinesSink, TensorBoardSink, read_metrics
+from treeopo.ports import MetricSink
+from treeopo.problems.grading import grade
+from treeopo.problems.problem_set import ProblemSet
+from treeopo.problems.spec import load_problem_set
+from treeopo.problems.staged_arithmetic import Difficulty
+from treeopo.records import Completion, DrawnGroup, Problem
+from treeopo.rollout.batches import assemble
+from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
+from treeopo.rollout.sampler import GroupSampler, Start
+from treeopo.run_directory import RunDirectory
+from treeopo.search.build import BuildProgress, build_trees
+from treeopo.search.report import TreeReport
+from treeopo.serving import BASE, Served, resolve, serve
+from treeopo.signals import StopRequest
+
+if TYPE_CHECKING:
+    from treeopo.tiny import TinyModels
+
+Notify = Callable[[str], None]
+"""Told in a few words what comes next, where that takes seconds."""
+
+
+def build_store(
+    config: BuildConfig, notify: Notify, on_progress: Callable[[BuildProgress, int, float], None]
+) -> TreeReport:
+    """Search the configured problems with the teacher, or what an earlier build left of them.
+
+    `on_progress(progress, problems to do, seconds so far)` is called after each problem. A stopped build has committed
+    every problem before the first unfinished one, and continues there when called again.
+
+    Raises:
+        InputError: problems, teacher or settings cannot be used, or the store was built with others.
+        EngineError: the teacher's engine failed; what was finished is committed.
+    """
+    teacher = config.teacher or str(embedded(config.problems).teacher)
+    problem_set = load_problem_set(config.problems, config.limit)
+    tokenizer = ModelTokenizer(teacher)
+    meta = StoreMeta(
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        teacher=teacher,
+        search=config.model_dump(mode="json", include={"search", "problems", "seed"}),
+        separator=config.search.separator,
+        vocabulary_size=tokenizer.vocabulary_size,
+    )
+    if not config.output.exists():
+        create_store(config.output, meta)
+    with open_writer(config.output) as writer:
+        if writer.meta != meta:
+            raise RunError(f"{config.output}: built with other settings; choose another --output, or the same settings")
+        if writer.problem_count < len(problem_set):
+            notify("starting the teacher's engine")
+            asyncio.run(_search(config, teacher, tokenizer, problem_set, writer, on_progress))
+    return overview(config.output)[1]
+
+
+async def _search(
+    config: BuildConfig,
+    teacher: str,
+    tokenizer: ModelTokenizer,
+    problem_set: ProblemSet,
+    writer: TreeWriter,
+    on_progress: Callable[[BuildProgress, int, float], None],
+) -> None:
+    first = writer.problem_count
+    prompts = {problem.id: tokenizer.encode(problem_set.prompt(problem)) for problem in problem_set.problems[first:]}
+    room = max(map(len, prompts.values())) + config.search.max_solution_tokens
+    engine = VllmEngine.start(teacher, replace(config.engine, max_model_tokens=room))
+    began = time.monotonic()
+    try:
+        await build_trees(
+            problem_set.problems,
+            first,
+            lambda problem: prompts[problem.id],
+            engine,
+            problem_set.grade,
+            tokenizer,
+            config.search,
+            config.seed,
+            writer.append,
+            concurrency=config.concurrency,
+            on_progress=lambda progress: on_progress(progress, len(prompts), time.monotonic() - began),
+        )
+    finally:
+        await engine.close()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSummary:
+    """How a run stands: `steps` taken of those asked for. `informative_steps` had a group whose rewards differ, so a
+    gradient; `max_staleness` is over every token trained on; `prefixes` could be started from, `too_long` could not.
+    """
+
+    steps: int
+    complete: bool
+    informative_steps: int
+    max_staleness: int
+    prefixes: int
+    too_long: int
+    adapter: Path
+
+
+def train(run: RunDirectory, notify: Notify, on_step: Callable[[int, Metrics], None]) -> TrainSummary:
+    """Train the configured student on its tree store, from the newest checkpoint of the run if it has one.
+
+    SIGINT and SIGTERM end the run after the step under way, with a checkpoint.
+
+    Raises:
+        InputError: student, store or settings cannot be used.
+        EngineError: the student's engine failed; the run continues from its newest checkpoint when called again.
+    """
+    config = run.config
+    start, advantage = _plan(config)
+    store = open_store(config.store)
+    problems = str(store.meta.search.get("problems", ""))
+    student = config.student or str(embedded(problems).student)
+    tokenizer = ModelTokenizer(student)
+    if tokenizer.fingerprint != store.meta.tokenizer_fingerprint:
+        raise ModelError(
+            f"{student!r} has another tokenizer than {store.meta.teacher!r}, which built {config.store}; "
+            "train a student of the same model family, or build a store with a teacher of this one"
+        )
+    sampler = GroupSampler(store, config.rollout, config.seed, start)
+    run.begin()
+    asyncio.run(_train(run, student, tokenizer, _grader(store), sampler, advantage, notify, on_step))
+    steps = read_metrics(run.metrics)
+    return TrainSummary(
+        steps=len(steps),
+        complete=run.is_complete,
+        informative_steps=sum(step["informative_share"] > 0 for step in steps),
+        max_staleness=int(max(step["staleness_max"] for step in steps)),
+        prefixes=sampler.usable_count,
+        too_long=sampler.too_long,
+        adapter=run.adapter,
+    )
+
+
+async def _train(
+    run: RunDirectory,
+    student: str,
+    tokenizer: ModelTokenizer,
+    grade: Callable[[DrawnGroup, Completion], float],
+    sampler: GroupSampler,
+    advantage: AdvantageSettings,
+    notify: Notify,
+    on_step: Callable[[int, Metrics], None],
+) -> None:
+    from treeopo.learner.thread import LearnerThread
+
+    config = run.config
+    notify("loading the student")
+    learner = await LearnerThread.start(
+        student,
+        config.learner,
+        Checkpoints(run.checkpoints, config.checkpoints_kept),
+        steps=config.steps,
+        temperature=config.rollout.temperature,
+        seed=config.seed,
+    )
+    notify("starting the student's engine")
+    engine = VllmEngine.start(student, replace(config.engine, max_model_tokens=config.rollout.max_sequence_tokens))
+    sinks: list[MetricSink] = [
+        JsonLinesSink(run.metrics, learner.version),
+        TensorBoardSink(run.tensorboard, learner.version),
+    ]
+
+    async def publish(version: int) -> None:
+        with TemporaryDirectory(dir=run.path, prefix=".policy-") as directory:
+            weights = Path(directory) / "policy.safetensors"
+            await learner.save_merged(weights)
+            await engine.publish(version, weights)
+
+    async def after_step(version: int, metrics: Metrics) -> bool:
+        for sink in sinks:
+            sink.write(version, metrics)
+        on_step(version, metrics)
+        if stop.requested or version == config.steps or version % config.checkpoint_every == 0:
+            await learner.checkpoint()
+        return not stop.requested
+
+    stages = Stages(engine, grade, partial(assemble, settings=advantage), learner.step, publish)
+    try:
+        with StopRequest() as stop:
+            if learner.version > 0:
+                await publish(learner.version)
+            pipeline = Pipeline(sampler, stages, config.rollout, config.seed)
+            await pipeline.run(learner.version, config.steps, after_step)
+            if learner.version == config.steps:
+                await learner.export(run.adapter, tokenizer.hf.save_pretrained)
+    finally:
+        for sink in sinks:
+            sink.close()
+        learner.close()
+        await engine.close()
+
+
+def _plan(config: TrainConfig) -> tuple[Start, AdvantageSettings]:
+    """Where a method's groups start, and how their rewards become advantages."""
+    advantage = config.advantage
+    if config.method == "grpo":
+        return Start.ROOT, AdvantageSettings(method=Method.GRPO, standardize=advantage.standardize)
+    if advantage.method in (Method.GRPO, Method.MC, Method.POSTERIOR) or advantage.scope is Scope.HISTORY:
+        raise ConfigError(
+            f"tree-opo cannot train with advantage.method {advantage.method}, scope {advantage.scope} yet: "
+            "use flat, trace, expectation, optimistic, pessimistic, loo or a qp- variant with scope group"
+        )
+    return Start.TRACE if advantage.method is Method.TRACE else Start.PREFIX, advantage
+
+
+def _grader(store: TreeStore) -> Callable[[DrawnGroup, Completion], float]:
+    """Grades a completion against the gold answer that the store keeps for its problem."""
+
+    @cache
+    def problem(index: int) -> Problem:
+        tree = store.problem(index)
+        return Problem(tree.id, tree.question, tree.answer)
+
+    return lambda drawn, completion: grade(problem(drawn.problem), completion.text)
+
+
+def embedded(problems: str) -> "TinyModels":
+    """The embedded student and teacher that belong to a problem set, made now if this machine has not made them yet."""
+    from treeopo.tiny import ensure_tiny
+
+    return ensure_tiny(Difficulty.SPARSE if Difficulty.SPARSE in problems.split(":") else Difficulty.EASY)
+
+
+def evaluate(config: EvalConfig, notify: Notify, on_progress: Callable[[int, int], None]) -> Evaluation:
+    """pass@1 of one model, or of two on the same problems; written to `config.output` if that is given.
+
+    `on_progress(done, total)` counts completions over all models.
+
+    Raises:
+        InputError: problems or models cannot be used.
+        EngineError: an engine failed.
+    """
+    problem_set = load_problem_set(config.problems, config.limit)
+    first = resolve(config.model or str(embedded(config.problems).student))
+    models = [first]
+    if config.against is not None:
+        models.append(first.without_adapter() if config.against == BASE else resolve(config.against))
+    total = len(models) * len(problem_set) * (1 + config.samples)
+    done = count(1)
+    with Answers(config.output) as answers:
+
+        def on_completion(model: str, graded: Graded) -> None:
+            answers.add(model, graded)
+            on_progress(next(done), total)
+
+        scores = asyncio.run(_evaluate(config, models, problem_set, notify, on_completion))
+        evaluation = compare(problem_set.spec, [model.label for model in models], scores)
+        answers.finish(evaluation)
+    return evaluation
+
+
+async def _evaluate(
+    config: EvalConfig,
+    models: Sequence[Served],
+    problem_set: ProblemSet,
+    notify: Notify,
+    on_completion: Callable[[str, Graded], None],
+) -> list[Scores]:
+    """Scores in the order of `models`. Those of one base share an engine, the base itself first."""
+    scores: dict[Served, Scores] = {}
+    for base in dict.fromkeys(model.base for model in models):
+        tokenizer = ModelTokenizer(base)
+        prompts = [tokenizer.encode(problem_set.prompt(problem)) for problem in problem_set]
+        room = max(map(len, prompts), default=0) + config.max_new_tokens
+        notify(f"starting an engine for {base}")
+        engine = VllmEngine.start(base, replace(config.engine, max_model_tokens=room))
+        try:
+            of_base = sorted((model for model in models if model.base == base), key=lambda model: bool(model.adapter))
+            for version, model in enumerate(of_base, start=1):
+                await serve(engine, version, model)
+                scores[model] = await score(
+                    problem_set.problems,
+                    prompts,
+                    engine,
+                    problem_set.grade,
+                    max_new_tokens=config.max_new_tokens,
+                    samples=config.samples,
+                    seed=config.seed,
+                    on_completion=partial(on_completion, model.label),
+                )
+        finally:
+            await engine.close()
+    return [scores[model] for model in models]
