@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
@@ -17,26 +18,34 @@ def read_range(path: Path, start: int = 0, length: int | None = None) -> bytes |
         os.close(fd)
 
 
-def replace_durably(path: Path, data: memoryview | bytes) -> None:
-    """Make `path` hold `data`: readers and crashes see the old file or the new one, whole.
+class DurableReplacements:
+    """Files to be replaced together: written beside their names by `add`, made durable and renamed by `flush`.
 
-    The new name itself is durable after `sync_directory(path.parent)`.
+    Readers and crashes see each old file or its replacement, whole; after `flush` the replacements survive a power cut.
+    The waits for the disk overlap, which is what makes a commit of forty small files affordable.
     """
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+
+    def __init__(self) -> None:
+        self._pending: dict[Path, Path] = {}
+
+    def add(self, path: Path, data: memoryview | bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._pending.setdefault(path, path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial"))
+        partial.write_bytes(data)
+
+    def flush(self) -> None:
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(sync_path, self._pending.values()))
+            for path, partial in self._pending.items():
+                partial.replace(path)
+            directories = {parent for path in self._pending for parent in (path.parent, path.parent.parent)}
+            list(pool.map(sync_path, directories))
+        self._pending.clear()
 
 
-def sync_directory(path: Path) -> None:
-    """Make renames and new names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync_path(path: Path) -> None:
+    """fsync a file, or a directory so that the names in it are durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
@@ -44,6 +53,6 @@ def sync_directory(path: Path) -> None:
 
 
 def remove_partials(root: Path) -> None:
-    """Delete what writers that were killed inside `replace_durably` left behind."""
+    """Delete what writers that were killed before a rename left behind."""
     for partial in root.rglob("*.partial"):
         partial.unlink(missing_ok=True)

@@ -35,7 +35,7 @@ from treeopo_storage.errors import (
     StoreExistsError,
     StoreLockedError,
 )
-from treeopo_storage.files import read_range, remove_partials, replace_durably, sync_directory
+from treeopo_storage.files import DurableReplacements, read_range, remove_partials, sync_path
 from treeopo_storage.lock import WriterLock
 from treeopo_storage.root import RESTORE, Commit, parse_root, root_attributes
 from treeopo_storage.schema import AXES, COLUMNS, Array, Columns, Counts, StoreMeta
@@ -69,7 +69,7 @@ def create_store(path: Path | str, meta: StoreMeta) -> None:
             aside.rename(target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        sync_directory(target.resolve().parent)
+        sync_path(target.resolve().parent)
 
 
 def open_store(path: Path | str) -> ColumnarStore:
@@ -241,6 +241,7 @@ class _ZarrSink(ZarrColumns):
                     array.resize((count,))
                 # The next append rewrites this column's last chunk: look at it before trusting it.
                 self.read(name, max(count - 1, 0), count)
+            self._flush()
 
     def commit(self, columns: Columns, counts: Counts) -> None:
         if self._lock is not None:
@@ -280,22 +281,18 @@ class _ZarrSink(ZarrColumns):
 
 
 class _DurableLocalStore(LocalStore):
-    """Zarr's directory store with every value fsynced before it takes its name; `flush` makes the names durable."""
+    """Zarr's directory store whose writes wait for `flush`, which makes them durable together."""
 
     def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
         super().__init__(root, read_only=read_only)
-        self._touched: set[Path] = set()
+        self._replacements = DurableReplacements()
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
-        path = self.root / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_durably(path, cast(memoryview, value.as_buffer_like()))
-        self._touched.update((path.parent, path.parent.parent))
+        self._replacements.add(self.root / key, cast(memoryview, value.as_buffer_like()))
 
     def flush(self) -> None:
-        while self._touched:
-            sync_directory(self._touched.pop())
+        self._replacements.flush()
 
 
 def _connect(path: Path | str, *, read_only: bool) -> Store:

@@ -14,7 +14,6 @@ import pytest
 from treeopo_storage import StoreAccessError, StoreMeta, WriterClosedError
 from treeopo_storage import zarr_store as zs
 from treeopo_storage.conformance import assert_same_tree, random_tree
-from treeopo_storage.files import replace_durably
 from treeopo_storage.verify import verify_store
 from treeopo_storage.zarr_store import create_store, open_store, open_writer
 
@@ -25,18 +24,21 @@ class Killed(BaseException):
     """The process dies here: nothing after this line runs."""
 
 
-class FailingWrites:
-    """`replace_durably`, except that write number `at` leaves half a partial file and raises `error`."""
+class FailAtStep:
+    """Stands in for `Path.write_bytes` and `Path.replace`: call number `at` does half its work and raises `error`."""
 
-    def __init__(self, at: int, error: BaseException) -> None:
+    def __init__(self, at: int, error: BaseException, patch: pytest.MonkeyPatch) -> None:
         self.left, self.error = at, error
+        self.write_bytes, self.replace = Path.write_bytes, Path.replace
+        patch.setattr(Path, "write_bytes", lambda path, data: self.step(path, data) or self.write_bytes(path, data))
+        patch.setattr(Path, "replace", lambda path, target: self.step(path, b"") or self.replace(path, target))
 
-    def __call__(self, path: Path, data: memoryview) -> None:
+    def step(self, path: Path, data: memoryview | bytes) -> None:
         if self.left == 0:
-            path.with_name(f"{path.name}.dead.partial").write_bytes(bytes(data)[: len(data) // 2])
+            if data:
+                self.write_bytes(path, bytes(data)[: len(data) // 2])
             raise self.error
         self.left -= 1
-        replace_durably(path, data)
 
 
 @pytest.fixture
@@ -50,15 +52,13 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "base.zarr"
 
 
-def append_failing_at(
-    base: Path, copy: Path, write: int, error: BaseException, monkeypatch: pytest.MonkeyPatch
-) -> bool:
-    """Append two problems to a copy with the given write failing; False once there is no such write any more."""
+def append_failing_at(base: Path, copy: Path, step: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Append two problems to a copy with the given step failing; False once there is no such step any more."""
     shutil.copytree(base, copy)
     added = [random_tree(f"p{seed}", seed, nodes=6) for seed in (3, 4)]
     writer = open_writer(copy)
     with monkeypatch.context() as patch:
-        patch.setattr(zs, "replace_durably", FailingWrites(write, error))
+        FailAtStep(step, error, patch)
         try:
             writer.append(added)
         except (Killed, StoreAccessError) as failure:
@@ -81,25 +81,25 @@ def append_failing_at(
 
 
 @pytest.mark.parametrize("error", [Killed(), OSError(28, "No space left on device")], ids=["killed", "disk full"])
-def test_an_append_that_stops_at_any_write_leaves_the_last_commit(
+def test_an_append_that_stops_at_any_step_leaves_the_last_commit(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    # Every write of the append would be the proof; every eleventh, from another offset each run, is the daily one.
-    write = random.randrange(11)
-    while append_failing_at(base, tmp_path / f"copy{write}.zarr", write, error, monkeypatch):
-        write += 11
-    assert write > 30
+    # Every step of the append is the proof; every twentieth, from another offset each run, is the daily one.
+    step = random.randrange(20)
+    while append_failing_at(base, tmp_path / f"copy{step}.zarr", step, error, monkeypatch):
+        step += 20
+    assert step > 70
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("error", [Killed(), OSError(28, "No space left on device")], ids=["killed", "disk full"])
-def test_an_append_that_stops_at_every_write_leaves_the_last_commit(
+def test_an_append_that_stops_at_every_step_leaves_the_last_commit(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    write = 0
-    while append_failing_at(base, tmp_path / f"copy{write}.zarr", write, error, monkeypatch):
-        write += 1
-    assert write > 40
+    step = 0
+    while append_failing_at(base, tmp_path / f"copy{step}.zarr", step, error, monkeypatch):
+        step += 1
+    assert step > 70
 
 
 WRITE_FOREVER = """
