@@ -18,7 +18,8 @@ from treeopo_storage import ProblemTree
 
 from treeopo.engines.scripted import CharTokenizer
 from treeopo.records import Completion, FinishReason, Problem, Request
-from treeopo.search import SearchSettings, build_trees
+from treeopo.search.build import build_trees
+from treeopo.search.settings import SearchSettings
 
 TOKENIZE = CharTokenizer()
 GOAL = 20_000

@@ -7,7 +7,8 @@ import pytest
 from treeopo_storage import MemoryTreeStore, StoreMeta, TreeStore
 
 from treeopo.engines.scripted import CharTokenizer, ScriptedEngine, TreeWorld
-from treeopo.search import SearchSettings, search_problem
+from treeopo.search.problem import search_problem
+from treeopo.search.settings import SearchSettings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two spinning threads a process are slower than one on small machines
 

@@ -1,12 +1,12 @@
 """Every setting of every command: defaults, bounds and how files and flags combine. Needs neither torch nor vLLM.
 
-Each room owns its settings class; the commands' configurations here are made of them. Precedence: flag, then file, then `EMBEDDED` where the embedded default
-models are used, then the default written here.
+Each room owns its settings class; the commands' configurations here are made of them. Precedence: flag, then file, then
+`EMBEDDED` where the embedded default models are used, then the default written here.
 """
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -28,12 +28,16 @@ class Section(BaseModel):
 
 def _known_keys(kind: type) -> BeforeValidator:
     """pydantic ignores unknown keys of a standard dataclass; a misspelt setting must not pass in silence."""
-    known = {field.name for field in fields(kind)}
 
-    def check(values: Any) -> Any:
-        unknown = sorted(set(values) - known) if isinstance(values, Mapping) else []
-        if unknown:
-            raise ValueError(f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    def check(values: Any, kind: Any = kind) -> Any:
+        if isinstance(values, Mapping):
+            known = {field.name: field.type for field in fields(kind)}
+            unknown = sorted(set(values) - set(known))
+            if unknown:
+                raise ValueError(f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+            for name, value in values.items():
+                if is_dataclass(known[name]):
+                    check(value, known[name])
         return values
 
     return BeforeValidator(check)

@@ -1,4 +1,4 @@
-"""`treeopo`: the command line. Commands parse, call `treeopo.runs`, and render; nothing heavy is imported before one runs."""
+"""`treeopo`: commands parse, call `treeopo.runs`, and render; nothing heavy is imported before one runs."""
 
 import sys
 

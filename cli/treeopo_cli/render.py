@@ -72,7 +72,8 @@ class BuildBar(Bar):
         super().__init__("problems")
 
     def advance(self, progress: "BuildProgress", remaining: int, seconds: float) -> None:
-        status = f"{progress.solved_share:.0%} solved, {progress.nodes:,} prefixes, {progress.tokens / seconds:,.0f} tokens/s"
+        rate = progress.tokens / seconds
+        status = f"{progress.solved_share:.0%} solved, {progress.nodes:,} prefixes, {rate:,.0f} tokens/s"
         self._show("searching", progress.problems, remaining, status)
 
 
@@ -84,7 +85,8 @@ class TrainBar(Bar):
         seconds = metrics["seconds_waiting"] + metrics["seconds_learning"] + metrics["seconds_publishing"]
         status = (
             f"reward {metrics['reward']:.2f}, staleness {metrics['staleness_mean']:.2f}, "
-            f"rollouts {metrics['rollout_tokens'] / seconds:,.0f} and learning {metrics['train_tokens'] / seconds:,.0f} tokens/s, "
+            f"rollouts {metrics['rollout_tokens'] / seconds:,.0f} tokens/s, "
+            f"learning {metrics['train_tokens'] / seconds:,.0f} tokens/s, "
             f"waited {metrics['seconds_waiting'] / seconds:.0%}"
         )
         assert self._total is not None

@@ -9,7 +9,8 @@ from treeopo_storage import MemoryTreeStore, StoreMeta, TreeWriter, create_store
 from treeopo.engines.scripted import CharTokenizer, ScriptedEngine, TreeWorld
 from treeopo.errors import EngineDeadError
 from treeopo.records import Problem
-from treeopo.search import SearchSettings, build_trees
+from treeopo.search.build import build_trees
+from treeopo.search.settings import SearchSettings
 
 TOKENIZE = CharTokenizer()
 WORLD = TreeWorld(branching=4, depth=3, success=lambda letters: 0.5)

@@ -7,7 +7,8 @@ from treeopo_storage import NO_PARENT, Action, ProblemTree
 
 from treeopo.engines.scripted import CharTokenizer, Pieces, ScriptedEngine
 from treeopo.records import Problem
-from treeopo.search import SearchSettings, search_problem
+from treeopo.search.problem import search_problem
+from treeopo.search.settings import SearchSettings
 
 TOKENIZE = CharTokenizer()
 PROBLEM = Problem("p", "Q: ", "1")

@@ -14,8 +14,8 @@ from treeopo_storage import ProblemTree
 
 from treeopo.engines.scripted import CharTokenizer, ScriptedEngine, TreeWorld
 from treeopo.records import Request
-from treeopo.search import SearchSettings, search_problem
-from treeopo.search.problem import derive_seed
+from treeopo.search.problem import derive_seed, search_problem
+from treeopo.search.settings import SearchSettings
 
 TOKENIZE = CharTokenizer()
 

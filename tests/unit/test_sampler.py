@@ -79,9 +79,7 @@ def test_trace_groups_lie_on_one_path(searched_store: TreeStore) -> None:
 
 def test_a_prefix_beyond_max_prompt_tokens_is_excluded_and_counted_never_cut(searched_store: TreeStore) -> None:
     limit = 6  # the question is 3 tokens, a step is 3
-    sampler = GroupSampler(
-        searched_store, replace(SETTINGS, max_prompt_tokens=limit), seed=0, start=Start.PREFIX
-    )
+    sampler = GroupSampler(searched_store, replace(SETTINGS, max_prompt_tokens=limit), seed=0, start=Start.PREFIX)
     structure = searched_store.structure()
     unfinished = ~structure.terminal
     assert sampler.too_long == (structure.prefix_lengths[unfinished] > limit).sum() > 0
@@ -90,7 +88,7 @@ def test_a_prefix_beyond_max_prompt_tokens_is_excluded_and_counted_never_cut(sea
 
 
 def test_a_store_without_a_usable_prefix_is_refused(searched_store: TreeStore) -> None:
-    with pytest.raises(RunError, match="no prefix to start from .* longer than 1 tokens"):
+    with pytest.raises(RunError, match=r"no prefix to start from .* longer than 1 tokens"):
         GroupSampler(
             searched_store,
             replace(SETTINGS, max_prompt_tokens=1, max_sequence_tokens=9),

@@ -13,8 +13,8 @@ from treeopo_storage import ProblemTree
 from treeopo.engines.scripted import CharTokenizer, Pieces, ScriptedEngine, TreeWorld
 from treeopo.errors import ConfigError, EngineDeadError, EngineError
 from treeopo.records import Problem, Request
-from treeopo.search import BuildProgress, SearchSettings, build_trees
-from treeopo.search.build import WINDOW
+from treeopo.search.build import WINDOW, BuildProgress, build_trees
+from treeopo.search.settings import SearchSettings
 
 TOKENIZE = CharTokenizer()
 WORLD = TreeWorld(branching=3, depth=3, success=lambda letters: 0.3)

@@ -10,7 +10,8 @@ from treeopo_storage import Action, ProblemTree
 from treeopo.engines.scripted import CharTokenizer, Pieces, ScriptedEngine, ScriptedPolicy
 from treeopo.errors import EngineError
 from treeopo.records import Completion, FinishReason, Problem, Request
-from treeopo.search import SearchSettings, search_problem
+from treeopo.search.problem import search_problem
+from treeopo.search.settings import SearchSettings
 
 PROBLEM = Problem("p", "?", "1")
 TOKENIZE = CharTokenizer()

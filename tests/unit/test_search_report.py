@@ -3,7 +3,7 @@
 import numpy as np
 from treeopo_storage import ProblemTree
 
-from treeopo.search import report_trees
+from treeopo.search.report import report_trees
 
 
 def tree(parent: list[int], reward: list[float], visits: list[int], value_sum: list[float]) -> ProblemTree:

@@ -3,7 +3,7 @@
 import pytest
 
 from treeopo.errors import ConfigError
-from treeopo.search import SearchSettings
+from treeopo.search.settings import SearchSettings
 
 
 @pytest.mark.parametrize(

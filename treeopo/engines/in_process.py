@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class EngineOptions:
 
     max_model_tokens: int = 768
     max_concurrent: int = 128
-    dtype: str = "bfloat16"
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     seed: int = 0
     threads: int = 1
     kv_cache_gib: int = 1
@@ -175,7 +175,7 @@ def _start(model: str, options: EngineOptions) -> Any:
 
 
 def _completion(output: Any) -> Completion:
-    """vLLM's `CompletionOutput` as a record; the label of the weights that an engine starts with counts as version 0."""
+    """vLLM's `CompletionOutput` as a record; the weights that an engine starts with are version 0."""
     token_ids = np.asarray(output.token_ids, dtype=np.int32)
     chosen = [step[token].logprob for step, token in zip(output.logprobs, output.token_ids, strict=True)]
     versions = np.zeros(len(token_ids), dtype=np.int32)

@@ -29,7 +29,7 @@ def register() -> None:
 
 
 def _die_with(trainer: int) -> None:
-    """An engine without its trainer would run for ever: have the kernel end this process with the one that started it."""
+    """An engine without its trainer would run for ever: have the kernel end this process with its parent."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     try:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from treeopo.errors import ProblemError
 from treeopo.ports import Generate, Grade
 from treeopo.records import Completion, FinishReason, Problem, Request
+from treeopo.seeds import derive_seed
 from treeopo.tasks import gather_or_cancel
 
 IN_FLIGHT = 512
@@ -69,7 +70,9 @@ async def evaluate(
         temperature = 0.0 if sample == 0 else 1.0
         async with room:
             completion = await generate.generate(
-                Request(prompt_ids[index], max_new_tokens, seed=seed * 1_000_003 + sample, temperature=temperature)
+                Request(
+                    prompt_ids[index], max_new_tokens, seed=derive_seed(seed, index, sample), temperature=temperature
+                )
             )
         graded = _graded(problems[index], sample, completion, grade)
         rewards[index, sample] = graded.reward

@@ -1,4 +1,4 @@
-"""One optimiser step from one training batch. It knows token ids, masks, advantages and log-probabilities; no algorithm."""
+"""One optimiser step from one training batch: token ids, advantages and log-probabilities, and no algorithm."""
 
 from contextlib import contextmanager
 from pathlib import Path

@@ -73,7 +73,7 @@ class LoraPolicy:
 
     @torch.no_grad()
     def save_merged(self, path: Path) -> None:
-        """Write the policy's weights under their checkpoint names, adapted ones as W + (alpha/r) B A in the base's dtype.
+        """Write the policy's weights under their checkpoint names, adapted ones as W + (alpha/r) B A.
 
         Embeddings and the head are left out: no adapter touches them, so an engine that loaded the base has them, and
         they are most of a small model. The file appears whole.

@@ -42,7 +42,7 @@ class OptimizerSettings:
 class LearnerSettings:
     """aggregation: how token terms become one loss (SPEC §6). correction: importance weights against staleness and
     engine mismatch, truncated at correction_cap. dtype of the frozen base weights (None: bfloat16 on GPUs, float32 on
-    CPUs); the adapter is always float32. threads: torch's on a CPU. microbatch_tokens: padded tokens a forward pass takes.
+    CPUs); the adapter is always float32. threads: torch's on a CPU. microbatch_tokens: of a forward pass, with padding.
     """
 
     aggregation: Aggregation = "sum"

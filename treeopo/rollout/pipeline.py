@@ -5,8 +5,8 @@
         ▲                        (engine)                         (learner)             │
         └───────────────────────────────────────────────────────────────────────────────┘
 
-Group g depends on (seed, g, store) alone and batch b is groups [b G, (b+1) G). One clock drives everything: the learner.
-At version v the batches up to v + eta are started; then batch v is awaited, learned from, and version v + 1 published.
+Group g depends on (seed, g, store) alone and batch b is groups [b G, (b+1) G). One clock drives everything: the
+learner. At version v the batches up to v + eta are started; batch v is awaited and learned from; v + 1 is published.
 
     a batch    waits for version b - eta to be published; nothing else
     the learner waits for batch v, whose requests are then the oldest in the engine
@@ -22,12 +22,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from treeopo.ports import Generate
 from treeopo.records import Completion, Draw, DrawnGroup, FinishReason, Group, Request, Sample, TrainBatch
 from treeopo.rollout.sampler import GroupSampler
 from treeopo.rollout.settings import RolloutSettings
+from treeopo.seeds import derive_seed
 from treeopo.tasks import gather_or_cancel
 
 Metrics = dict[str, float]
@@ -35,7 +34,7 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What the pipeline calls, in order. `learn` returns the step's metrics; `publish` returns once version v serves."""
+    """What the pipeline calls, in order. `learn` returns the step's metrics; `publish` returns once v serves."""
 
     generate: Generate
     grade: Callable[[DrawnGroup, Completion], float]
@@ -97,14 +96,9 @@ class Pipeline:
         request = Request(
             token_ids=draw.token_ids,
             max_tokens=self._settings.max_sequence_tokens - len(draw.token_ids),
-            seed=request_seed(self._seed, drawn.number, index),
+            seed=derive_seed(self._seed, drawn.number, index),
             temperature=self._settings.temperature,
         )
         completion = await self._stages.generate.generate(request)
         cut = completion.finish_reason is FinishReason.LENGTH
         return Sample(draw, completion, 0.0 if cut else self._stages.grade(drawn, completion))
-
-
-def request_seed(seed: int, group: int, index: int) -> int:
-    """The engine's seed for sample `index` of `group`: the same whenever and wherever it is asked again."""
-    return int(np.random.SeedSequence((seed, group, index)).generate_state(1)[0])

@@ -1,8 +1,7 @@
-"""The teacher's Monte Carlo tree search: of one problem, of many at once, and what came out."""
+"""The teacher's Monte Carlo tree search.
 
-from treeopo.search.build import BuildProgress, build_trees
-from treeopo.search.problem import search_problem
-from treeopo.search.report import TreeReport, report_trees
-from treeopo.search.settings import SearchSettings
+settings.py   what a search may spend;  uct.py, tree.py, steps.py   its parts
+problem.py    the search of one problem;  build.py   of many at once;  report.py   what came out
 
-__all__ = ["BuildProgress", "SearchSettings", "TreeReport", "build_trees", "report_trees", "search_problem"]
+Importing this package imports none of them, so that settings can be read without an event loop.
+"""

@@ -19,9 +19,10 @@ from treeopo_storage import ProblemTree
 from treeopo.errors import ConfigError, EngineError
 from treeopo.ports import Generate, Grade, Tokenize
 from treeopo.records import Completion, Problem, Request
-from treeopo.search.problem import derive_seed, search_problem
+from treeopo.search.problem import search_problem
 from treeopo.search.settings import SearchSettings
 from treeopo.search.steps import StepSplitter
+from treeopo.seeds import derive_seed
 
 WINDOW = 4
 """Trees held in memory at most, as a multiple of `concurrency`."""

@@ -8,7 +8,6 @@ back up  grade the finished trace, count it along its whole path
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from treeopo.records import FinishReason, FloatArray, IntArray, Problem, Request
 from treeopo.search.settings import SearchSettings
 from treeopo.search.steps import StepSplitter
 from treeopo.search.tree import GrowingTree, decode_text
+from treeopo.seeds import derive_seed
 
 ROOT_NODE = 0
 
@@ -56,11 +56,6 @@ async def search_problem(
             break
         tree.back_propagate(leaf)
     return tree.freeze(problem, tokenize)
-
-
-def derive_seed(*counters: int) -> int:
-    """A 63-bit seed that is a pure function of its counters: random access, no generator state to carry."""
-    return int.from_bytes(blake2b(repr(counters).encode(), digest_size=8).digest()) >> 1
 
 
 class _Reply(NamedTuple):
