@@ -1,20 +1,27 @@
-"""Random models of real architectures, small enough to make in a test."""
+"""Random models of real architectures with a byte tokenizer, small enough to make in a test."""
 
 from pathlib import Path
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-VOCABULARY = 64
+END_OF_TEXT = "<|endoftext|>"
+VOCABULARY = 257
 
 
-def random_qwen2(
-    directory: Path, *, vocabulary: int = VOCABULARY, layers: int = 2, dtype: torch.dtype = torch.float32
-) -> Path:
+def byte_tokenizer() -> Qwen2Tokenizer:
+    """Qwen2's own tokenizer class without a single merge: one token a byte, then the end of text."""
+    vocabulary = {character: index for index, character in enumerate(sorted(ByteLevel.alphabet()))}
+    vocabulary[END_OF_TEXT] = len(vocabulary)
+    return Qwen2Tokenizer(vocab=vocabulary, merges=[], unk_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT)
+
+
+def random_qwen2(directory: Path, *, layers: int = 2, dtype: torch.dtype = torch.float32) -> Path:
     """Save a Qwen2 of a few thousand parameters with tied embeddings and biased attention, as Qwen2.5-1.5B has them."""
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=vocabulary,
+        vocab_size=VOCABULARY,
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=layers,
@@ -23,11 +30,12 @@ def random_qwen2(
         max_position_embeddings=512,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=0,
+        eos_token_id=VOCABULARY - 1,
     )
     model = Qwen2ForCausalLM(config)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)  # transformers starts biases at zero, which would hide mistakes
     model.to(dtype).save_pretrained(directory)
+    byte_tokenizer().save_pretrained(directory)
     return directory
