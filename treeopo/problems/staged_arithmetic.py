@@ -96,13 +96,13 @@ def _draw_steps(rng: random.Random, count: int) -> tuple[Step, ...]:
     value = rng.randint(2, 20)
     while len(steps) < count:
         possible = {
-            "+": value <= LARGEST - 19,
+            "+": value <= LARGEST - 9,
             "-": value >= 4,
             "*": value <= LARGEST // 3,
             "/": value % 2 == 0 and value > 2,
         }
         op = rng.choice([op for op in possible if possible[op]])
-        right = {"+": (2, 19), "-": (1, min(value - 1, 19)), "*": (2, 3), "/": (2, 2)}[op]
+        right = {"+": (2, 9), "-": (2, min(value - 1, 9)), "*": (2, 3), "/": (2, 2)}[op]
         steps.append(Step(value, op, rng.randint(*right)))
         value = steps[-1].value
     return tuple(steps)
