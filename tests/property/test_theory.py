@@ -150,7 +150,7 @@ def test_theorem_a4_the_projection_never_increases_the_variance(group, target):
 @given(programs(margins=(0.0,)))
 def test_corollary_a5_variance_stays_at_most_one_and_falls_strictly_where_the_order_was_broken(program):
     target, order, margin = program
-    status, a, _ = exact.solve_one(exact.CONVEX, target, order, margin, 1.0)
+    status, a, _ = exact.solve_one(False, target, order, margin)
     assert status == exact.OPTIMAL
     assert np.var(a) <= min(1.0, np.var(target)) + 1e-12
     if (target[order[:, 0]] > target[order[:, 1]] + 1e-6).any():

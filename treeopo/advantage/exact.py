@@ -22,44 +22,48 @@ Order = npt.NDArray[Any]
 
 NONE = -1
 
+# Rounds of `_project` in which blocks grow evenly; then every violation is taken as it comes.
+EARLY_ROUNDS = 12
+
 OPTIMAL, DEGENERATE = int(SolveStatus.OPTIMAL), int(SolveStatus.DEGENERATE)
 INFEASIBLE, NOT_CONVERGED = int(SolveStatus.INFEASIBLE), int(SolveStatus.NOT_CONVERGED)
 
-# Values of `VARIANTS` in qp.py.
-HARD, CONVEX, SOFT = 0, 1, 2
-
 
 class Forest(NamedTuple):
-    """Tight edges. Slot s is an edge (ends[2s], ends[2s + 1]); half-edges 2s and 2s + 1 are in their ends' lists."""
+    """Tight edges and the scratch of a walk over them, allocated once for the largest group.
 
-    head: Ints  # (N,) first half-edge of a sample
-    after: Ints  # (2N,) next half-edge in the same list
-    before: Ints  # (2N,)
+    Slot s is an edge (ends[2s], ends[2s + 1]); half-edges 2s and 2s + 1 are in the lists of their ends.
+    """
+
     ends: Ints  # (2N,) the sample a half-edge is at
+    after: Ints  # (2N,) next and previous half-edge in the same list
+    before: Ints
+    free: Ints  # (2N,) unused slots; the last entry counts them
+    head: Ints  # (N,) first half-edge of a sample
+    seen_i: Ints  # (N,) samples in the order of a walk
+    seen_j: Ints
+    up: Ints  # (N,) where the walk reached a sample from, and through which slot
+    up_slot: Ints
+    moved: Ints  # (N,) the round in which a sample's block last moved
     flow: Floats  # (N,) dual of a slot's edge, never negative
     margin: Floats  # (N,)
-    free: Ints  # (N + 1,) unused slots; the last entry counts them
-    # Scratch of a walk from a root, by sample.
-    up: Ints
-    up_slot: Ints
-    gain: Floats
+    gain: Floats  # (N,) what a unit of flow through the walk's root adds to the slot a sample was reached through
 
 
 @kernel
-def _empty_forest(N: int) -> Forest:
-    free = np.arange(N + 1)  # free[N] = N: all of them
-    return Forest(
-        np.full(N, NONE),
-        np.empty(2 * N, np.int64),
-        np.empty(2 * N, np.int64),
-        np.empty(2 * N, np.int64),
-        np.zeros(N),
-        np.zeros(N),
-        free,
-        np.empty(N, np.int64),
-        np.empty(N, np.int64),
-        np.empty(N),
-    )
+def empty_forest(N: int) -> Forest:
+    """Room for the programs of groups of up to N samples."""
+    h, n, x = np.empty((4, 2 * N), np.int64), np.empty((6, N), np.int64), np.empty((3, N))
+    return Forest(h[0], h[1], h[2], h[3], n[0], n[1], n[2], n[3], n[4], n[5], x[0], x[1], x[2])
+
+
+@kernel
+def _clear(forest: Forest, N: int) -> None:
+    for n in range(N):
+        forest.head[n] = NONE
+        forest.free[n] = n
+        forest.moved[n] = 0
+    forest.free[-1] = N
 
 
 @kernel
@@ -160,8 +164,9 @@ def _shift(forest: Forest, seen: Ints, size: int, pushed: float, a: Floats, by: 
 
 
 @kernel
-def _tighten(forest: Forest, i: int, j: int, margin: float, a: Floats, seen_i: Ints, seen_j: Ints, limit: int) -> int:
+def _tighten(forest: Forest, i: int, j: int, margin: float, a: Floats, limit: int) -> int:
     """Push flow along the violated edge (i, j) until it is tight: number of steps, 0 where a cycle forbids it."""
+    seen_i, seen_j = forest.seen_i, forest.seen_j
     pushed = 0.0
     for step in range(1, limit):
         size_i = _walk(forest, i, seen_i)
@@ -193,10 +198,10 @@ def _tighten(forest: Forest, i: int, j: int, margin: float, a: Floats, seen_i: I
 
 
 @kernel
-def _settle(forest: Forest, target: Floats, a: Floats, seen: Ints) -> Ints:
-    """Recompute a (N,) from the blocks alone, free of the drift of many shifts; return block labels (N,)."""
-    block = np.full(a.size, NONE)
-    offset = forest.gain
+def _settle(forest: Forest, target: Floats, a: Floats, block: Ints) -> None:
+    """Recompute a (N,) from the blocks alone, free of the drift of many shifts; set block labels (N,)."""
+    seen, offset = forest.seen_i, forest.gain
+    block[:] = NONE
     for n in range(a.size):
         if block[n] != NONE:
             continue
@@ -213,7 +218,64 @@ def _settle(forest: Forest, target: Floats, a: Floats, seen: Ints) -> Ints:
             block[node] = n
         for k in range(size):
             a[seen[k]] = total / size + offset[seen[k]]
-    return block
+
+
+@kernel
+def _squared_norm(a: Floats) -> float:
+    total = 0.0
+    for n in range(a.size):
+        total += a[n] * a[n]
+    return total
+
+
+@kernel
+def _worst(a: Floats, order: Order, margin: Floats) -> float:
+    worst = 0.0
+    for e in range(order.shape[0]):
+        worst = max(worst, a[order[e, 0]] - a[order[e, 1]] + margin[e])
+    return worst
+
+
+@kernel
+def _project(forest: Forest, target: Floats, order: Order, margin: Floats, a: Floats, block: Ints) -> tuple[int, int]:
+    """`project` into a (N,) and block (N,): (status, steps).
+
+    An early round takes the graver violations alone and moves no block twice: blocks that grow evenly need few steps,
+    a block that swallows one sample after another needs many.
+    """
+    N, E = target.size, order.shape[0]
+    scale = 1.0
+    for n in range(N):
+        a[n], block[n] = target[n], n
+        scale = max(scale, abs(target[n]))
+    for e in range(E):
+        scale = max(scale, margin[e])
+    tolerance = 1e-13 * scale
+    round_, steps, limit = 0, 0, 1000 + 100 * (N + E)
+    worst = _worst(a, order, margin)
+    if worst > tolerance:
+        _clear(forest, N)
+    while worst > tolerance:
+        round_ += 1
+        is_early = round_ <= EARLY_ROUNDS
+        threshold = 0.5 * worst if is_early else tolerance
+        for e in range(E):
+            i, j = order[e, 0], order[e, 1]
+            if a[i] - a[j] + margin[e] <= threshold:
+                continue
+            if is_early and (forest.moved[i] == round_ or forest.moved[j] == round_):
+                continue
+            taken = _tighten(forest, i, j, margin[e], a, limit - steps)
+            steps += taken
+            if taken == 0 or steps >= limit:
+                return INFEASIBLE if taken == 0 else NOT_CONVERGED, steps
+            if is_early:
+                for k in range(_walk(forest, i, forest.seen_i)):
+                    forest.moved[forest.seen_i[k]] = round_
+        worst = _worst(a, order, margin)
+    if steps > 0:
+        _settle(forest, target, a, block)
+    return OPTIMAL, steps
 
 
 @kernel
@@ -222,193 +284,113 @@ def project(target: Floats, order: Order, margin: Floats) -> tuple[int, Floats, 
 
     INFEASIBLE if the edges contain a cycle whose margins sum to more than zero.
     """
-    N, E = target.size, order.shape[0]
-    a = target.copy()
-    scale = 1.0
-    for n in range(N):
-        scale = max(scale, abs(target[n]))
-    for e in range(E):
-        scale = max(scale, margin[e])
-    forest = _empty_forest(N)
-    seen_i, seen_j = np.empty(N, np.int64), np.empty(N, np.int64)
-    steps, limit = 0, 1000 + 100 * (N + E)
-    e, quiet = 0, 0
-    while quiet < E:
-        i, j = order[e, 0], order[e, 1]
-        if a[i] - a[j] + margin[e] <= 1e-13 * scale:
-            quiet += 1
-        else:
-            quiet = 0
-            taken = _tighten(forest, i, j, margin[e], a, seen_i, seen_j, limit - steps)
-            if taken == 0:
-                return INFEASIBLE, a, np.full(N, NONE), steps
-            steps += taken
-            if steps >= limit:
-                return NOT_CONVERGED, a, np.full(N, NONE), steps
-        e = e + 1 if e + 1 < E else 0
-    return OPTIMAL, a, _settle(forest, target, a, seen_i), steps
+    a, block = np.empty(target.size), np.empty(target.size, np.int64)
+    status, steps = _project(empty_forest(target.size), target, order, margin, a, block)
+    return status, a, block, steps
 
 
 @kernel
-def _to_radius(target: Floats, order: Order, margin: Floats, largest: float) -> tuple[int, Floats, int]:
-    """a(s) = P(s target) with |a(s)|^2 = N and s < largest: (status, a, steps).
+def _next_scale(target: Floats, a: Floats, block: Ints, s: float) -> float:
+    """Where |a(s)|^2 = N on the piece of a(s) = P(s target) that s is on; infinity if it never is."""
+    N = a.size
+    total, size = np.zeros(N), np.zeros(N)
+    for n in range(N):
+        total[block[n]] += target[n]
+        size[block[n]] += 1.0
+    squares, slope, growth = 0.0, 0.0, 0.0  # |a|^2, a . a' and |a'|^2; a' is the block's mean of the target
+    for n in range(N):
+        mean = total[block[n]] / size[block[n]]
+        squares += a[n] * a[n]
+        slope += a[n] * mean
+        growth += mean * mean
+    under_root = slope * slope + growth * (N - squares)
+    root = slope + np.sqrt(max(0.0, under_root))
+    return s + (N - squares) / root if under_root > 0.0 and root != 0.0 else np.inf
 
-    Where the blocks stay the same a(s) is affine in s, so each step solves the quadratic of the current piece; a
-    bracket catches the steps that leave it. INFEASIBLE if even P(0), the least norm, is too long. NOT_CONVERGED if
+
+@kernel
+def _to_radius(
+    forest: Forest, target: Floats, order: Order, margin: Floats, largest: float, a: Floats
+) -> tuple[int, int]:
+    """a(s) = P(s target) with |a(s)|^2 = N and s < largest, into a (N,): (status, steps).
+
+    Where the blocks stay the same a(s) is affine in s, so each attempt solves the quadratic of the current piece; a
+    bracket catches the attempts that leave it. INFEASIBLE if even P(0), the least norm, is too long. NOT_CONVERGED if
     |a(s)| stays below the radius for every s: the target opposes the order, and no direction is left to grow in.
     """
     N = target.size
-    status, a, block, steps = project(np.zeros(N), order, margin)
-    excess = float(a @ a) - N
-    if status != OPTIMAL or excess > 1e-12 * N:
-        return max(status, INFEASIBLE), a, steps
-    if excess > -1e-12 * N:  # the ball touches the order in this one point
-        return OPTIMAL, a, steps
-    low, high, s = 0.0, largest, np.sqrt(N / (target @ target))
-    total, size = np.empty(N), np.empty(N)
-    for _ in range(200):
+    block = np.empty(N, np.int64)
+    low, high, s, steps = 0.0, largest, np.sqrt(N / _squared_norm(target)), 0
+    for attempt in range(200):
+        if attempt == 3 and low == 0.0:  # still too long: is any s short enough?
+            status, taken = _project(forest, 0.0 * target, order, margin, a, block)
+            steps += taken
+            least = _squared_norm(a) - N
+            if least > -1e-12 * N:  # at zero the ball touches the order in this one point
+                return OPTIMAL if least < 1e-12 * N else INFEASIBLE, steps
         if not low < s < high:
             s = 0.5 * (low + high)
-        status, a, block, taken = project(s * target, order, margin)
+        status, taken = _project(forest, s * target, order, margin, a, block)
         steps += taken
-        if status != OPTIMAL:
-            return status, a, steps
-        excess = float(a @ a) - N
-        if abs(excess) <= 1e-13 * N or (high < np.inf and high - low <= 1e-15 * high):
-            return OPTIMAL, a, steps
+        excess = _squared_norm(a) - N
+        if status != OPTIMAL or abs(excess) <= 1e-13 * N or (high < np.inf and high - low <= 1e-15 * high):
+            return status, steps
         if excess < 0.0:
             low = s
         else:
             high = s
-        total[:], size[:] = 0.0, 0.0
-        for n in range(N):
-            total[block[n]] += target[n]
-            size[block[n]] += 1.0
-        slope, growth = 0.0, 0.0  # a . a'(s), |a'(s)|^2
-        for n in range(N):
-            mean = total[block[n]] / size[block[n]]
-            slope += a[n] * mean
-            growth += mean * mean
-        under_root = slope * slope - growth * excess
-        if under_root > 0.0:
-            s -= excess / (slope + np.sqrt(under_root))
-        else:
-            s = np.inf
-        s = min(s, 16.0 * low) if high == np.inf else s
-        if s * np.abs(target).max() > 1e9 * N:
-            break
-    return NOT_CONVERGED, a, steps
-
-
-@kernel
-def _soft_gradient(a: Floats, target: Floats, order: Order, margin: Floats, penalty: float) -> tuple[float, Floats]:
-    """Half of |a - t|^2 + penalty sum max(0, a_i - a_j + margin)^2, and its gradient (N,)."""
-    gradient = a - target
-    value = float(gradient @ gradient)
-    for e in range(order.shape[0]):
-        excess = a[order[e, 0]] - a[order[e, 1]] + margin[e]
-        if excess > 0.0:
-            value += penalty * excess * excess
-            gradient[order[e, 0]] += penalty * excess
-            gradient[order[e, 1]] -= penalty * excess
-    return 0.5 * value, gradient
-
-
-@kernel
-def _soft_direction(violated: Order, gradient: Floats, penalty: float) -> Floats:
-    """Solve (I + penalty L) d = -gradient by conjugate gradients, L the Laplacian of the violated edges."""
-    d = np.zeros(gradient.size)
-    residual = -gradient
-    p = residual.copy()
-    square = residual @ residual
-    enough = 1e-30 * square
-    for _ in range(10 * gradient.size):
-        if square <= enough:
-            break
-        curved = p.copy()
-        for e in range(violated.shape[0]):
-            i, j = violated[e, 0], violated[e, 1]
-            rise = penalty * (p[i] - p[j])
-            curved[i] += rise
-            curved[j] -= rise
-        length = square / (p @ curved)
-        d += length * p
-        residual -= length * curved
-        before, square = square, residual @ residual
-        p = residual + (square / before) * p
-    return d
-
-
-@kernel
-def soften(target: Floats, order: Order, margin: Floats, penalty: float) -> tuple[int, Floats, int]:
-    """Minimise |a - t|^2 + penalty sum max(0, a_i - a_j + margin)^2: (status, a (N,), steps).
-
-    Newton's method on a convex piecewise quadratic with backtracking: finite, whatever the edges say.
-    """
-    a = target.copy()
-    E = order.shape[0]
-    violated = np.empty((E, 2), np.int64)
-    value, gradient = _soft_gradient(a, target, order, margin, penalty)
-    enough = 1e-13 * max(1.0, np.abs(target).max()) * (1.0 + penalty)
-    for step in range(200):
-        if np.abs(gradient).max() <= enough:
-            return OPTIMAL, a, step
-        count = 0
-        for e in range(E):
-            if a[order[e, 0]] - a[order[e, 1]] + margin[e] > 0.0:
-                violated[count, 0], violated[count, 1] = order[e, 0], order[e, 1]
-                count += 1
-        d = _soft_direction(violated[:count], gradient, penalty)
-        fall = -(gradient @ d)
-        length = 1.0
-        while True:
-            trial = a + length * d
-            trial_value, trial_gradient = _soft_gradient(trial, target, order, margin, penalty)
-            # Near the optimum the value no longer resolves the progress that the gradient still shows.
-            if trial_value <= value - 1e-4 * length * fall + 1e-15 * abs(value) or length < 1e-10:
+        s = _next_scale(target, a, block, s)
+        if high == np.inf:
+            s = min(s, 16.0 * low)
+            if s * np.abs(target).max() > 1e9 * N:
                 break
-            length *= 0.5
-        a, value, gradient = trial, trial_value, trial_gradient
-    return NOT_CONVERGED, a, 200
+    return NOT_CONVERGED, steps
 
 
 @kernel
-def solve_one(variant: int, target: Floats, order: Order, margin: Floats, penalty: float) -> tuple[int, Floats, int]:
-    """One program with centred target (N,): (status, a (N,), steps)."""
-    if variant == SOFT:
-        return soften(target, order, margin, penalty)
-    if np.abs(target).max() == 0.0 and variant == HARD:
-        # Every feasible point of the sphere is as close to 0 as any other: take the smallest point of the order.
-        status, a, _, steps = project(target, order, margin)
-        return (DEGENERATE if status == OPTIMAL else status), a, steps
-    if variant == CONVEX:
-        status, a, _, steps = project(target, order, margin)
-        if status != OPTIMAL or a @ a <= target.size:
-            return status, a, steps
-    return _to_radius(target, order, margin, 1.0 if variant == CONVEX else np.inf)
+def _solve(forest: Forest, is_hard: bool, target: Floats, order: Order, margin: Floats, a: Floats) -> tuple[int, int]:
+    """`solve_one` into a (N,): (status, steps)."""
+    N, given = target.size, _squared_norm(target)
+    is_cone = margin.size == 0 or margin.max() == 0.0
+    steps = 0
+    if given == 0.0 or is_cone or not is_hard:
+        status, steps = _project(forest, target, order, margin, a, np.empty(N, np.int64))
+        length = _squared_norm(a)
+        if status != OPTIMAL or (not is_hard and length <= N):
+            return status, steps
+        if given == 0.0:
+            # Every feasible point of the sphere is as close to 0 as any other: keep the smallest point of the order.
+            return DEGENERATE if is_hard else INFEASIBLE, steps
+        if is_cone:  # a(s) = s P(target), unless the target opposes the order altogether
+            if length <= 1e-18 * given:
+                return NOT_CONVERGED, steps
+            a *= np.sqrt(N / length)
+            return OPTIMAL, steps
+    status, more = _to_radius(forest, target, order, margin, np.inf if is_hard else 1.0, a)
+    return status, steps + more
+
+
+@kernel
+def solve_one(is_hard: bool, target: Floats, order: Order, margin: Floats) -> tuple[int, Floats, int]:
+    """qp-hard or qp-convex of one group with centred target (N,): (status, a (N,), steps)."""
+    a = np.empty(target.size)
+    status, steps = _solve(empty_forest(target.size), is_hard, target, order, margin, a)
+    return status, a, steps
 
 
 @kernel
 def solve_groups(
-    variant: int,
-    target_N: Floats,
-    sample_offset: Ints,
-    order_E2: Order,
-    order_offset: Ints,
-    margin_E: Floats,
-    penalty: float,
-) -> tuple[Floats, Ints, Ints]:
-    """`solve_one` for every group, the soft program where it fails: advantage_N, status_G, steps_G."""
+    is_hard: bool, target_N: Floats, sample_offset: Ints, order_E2: Order, order_offset: Ints, margin_E: Floats
+) -> tuple[Ints, Floats, Ints]:
+    """`solve_one` for every group: status_G, advantage_N, steps_G."""
     G = sample_offset.size - 1
     advantage_N = np.empty(target_N.size)
     status_G, steps_G = np.empty(G, np.int64), np.empty(G, np.int64)
+    forest = empty_forest(np.diff(sample_offset).max())
     for g in range(G):
-        first, last = sample_offset[g], sample_offset[g + 1]
+        samples = slice(sample_offset[g], sample_offset[g + 1])
         edges = slice(order_offset[g], order_offset[g + 1])
-        target, order, margin = target_N[first:last], order_E2[edges], margin_E[edges]
-        status, a, steps = solve_one(variant, target, order, margin, penalty)
-        if status >= INFEASIBLE and variant != SOFT:
-            _, a, more = soften(target, order, margin, penalty)
-            steps += more
-        advantage_N[first:last], status_G[g], steps_G[g] = a, status, steps
-    return advantage_N, status_G, steps_G
+        status_G[g], steps_G[g] = _solve(
+            forest, is_hard, target_N[samples], order_E2[edges], margin_E[edges], advantage_N[samples]
+        )
+    return status_G, advantage_N, steps_G

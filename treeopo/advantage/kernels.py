@@ -1,4 +1,4 @@
-"""Compiled passes over a forest with one tree per group: baselines that need one, the order, per-group sums.
+"""Compiled passes over a forest with one tree per group: baselines that need one, the order, per-group results.
 
 Shapes: P nodes and N samples of all groups together; `node_N` indexes the forest; parents precede children.
 """
@@ -217,3 +217,28 @@ def variance(advantage_N: Floats, sample_offset: Ints) -> Floats:
         for n in range(first, last):
             variance_G[g] += (advantage_N[n] - mean) ** 2 / (last - first)
     return variance_G
+
+
+@kernel
+def miss(a: Floats, order: npt.NDArray[Any], margin: Floats) -> tuple[float, float, float]:
+    """How a (N,) meets its conditions: (|sum|, |a|^2 - N, worst order violation or 0)."""
+    total, excess, worst = 0.0, -float(a.size), 0.0
+    for n in range(a.size):
+        total += a[n]
+        excess += a[n] * a[n]
+    for e in range(order.shape[0]):
+        worst = max(worst, a[order[e, 0]] - a[order[e, 1]] + margin[e])
+    return abs(total), excess, worst
+
+
+@kernel
+def miss_groups(
+    advantage_N: Floats, sample_offset: Ints, order_E2: npt.NDArray[Any], order_offset: Ints, margin_E: Floats
+) -> Floats:
+    """(3, G) `miss` of every group."""
+    miss_3G = np.empty((3, sample_offset.size - 1))
+    for g in range(sample_offset.size - 1):
+        a = advantage_N[sample_offset[g] : sample_offset[g + 1]]
+        edges = slice(order_offset[g], order_offset[g + 1])
+        miss_3G[0, g], miss_3G[1, g], miss_3G[2, g] = miss(a, order_E2[edges], margin_E[edges])
+    return miss_3G

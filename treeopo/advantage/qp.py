@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from treeopo.advantage import exact
+from treeopo.advantage import exact, kernels, soft
 from treeopo.advantage.result import Floats, Ints, Solve, SolveStatus
 from treeopo.advantage.settings import AdvantageSettings, Infeasible, Method, Solver
 from treeopo.errors import GroupError
-
-VARIANTS = {Method.QP_HARD: exact.HARD, Method.QP_CONVEX: exact.CONVEX, Method.QP_SOFT: exact.SOFT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,72 +28,76 @@ class Program:
         return self.target[self.sample_offset[g] : self.sample_offset[g + 1]], self.order[edges], self.margin[edges]
 
 
-def solve(program: Program, settings: AdvantageSettings) -> tuple[Floats, Solve]:
+def solve(program: Program, settings: AdvantageSettings, is_contradictory: bool = False) -> tuple[Floats, Solve]:
     """Solve every group's program: advantages (N,) and how it went.
 
-    Raises GroupError naming the group if one has no solution and `settings.infeasible` is `raise`.
+    Groups without a solution get their soft program's optimum; `is_contradictory` says so of all of them beforehand.
+    Raises GroupError naming the first such group if `settings.infeasible` is `raise`.
     """
-    variant = VARIANTS[settings.method]
-    if settings.solver is Solver.EXACT:
-        advantage_N, status_G, iterations_G = exact.solve_groups(
-            variant,
-            program.target,
-            program.sample_offset,
-            program.order,
-            program.order_offset,
-            program.margin,
-            settings.penalty,
-        )
+    G = program.sample_offset.size - 1
+    if is_contradictory:
+        status_G = np.full(G, int(SolveStatus.INFEASIBLE))
+        advantage_N, iterations_G = np.empty(program.target.size), np.zeros(G, np.int64)
+    elif settings.solver is Solver.SLSQP:
+        status_G, advantage_N, iterations_G = _solve_slsqp(program, settings)
     else:
-        advantage_N, status_G, iterations_G = _solve_slsqp(variant, program, settings.penalty)
-    if settings.infeasible is Infeasible.RAISE and (status_G >= SolveStatus.INFEASIBLE).any():
-        g = int(np.argmax(status_G >= SolveStatus.INFEASIBLE))
-        raise GroupError(
-            f"group {g}: {settings.method} has no solution ({SolveStatus(int(status_G[g])).name}); "
-            "use smaller margins, or infeasible='soft'"
-        )
-    return advantage_N, Solve(status_G, iterations_G, *_residuals(variant, advantage_N, program))
+        status_G, advantage_N, iterations_G = _solve_exact(program, settings)
+    for g in np.flatnonzero(status_G >= SolveStatus.INFEASIBLE):
+        if settings.infeasible is Infeasible.RAISE:
+            raise GroupError(
+                f"group {g}: {settings.method} has no solution ({SolveStatus(int(status_G[g])).name}); "
+                "use smaller margins, or infeasible='soft'"
+            )
+        samples = slice(program.sample_offset[g], program.sample_offset[g + 1])
+        _, advantage_N[samples], steps = soft.soften(*program.group(g), settings.penalty)
+        iterations_G[g] += steps
+    sum_G, excess_G, order_G = kernels.miss_groups(
+        advantage_N, program.sample_offset, program.order, program.order_offset, program.margin
+    )
+    return advantage_N, Solve(status_G, iterations_G, sum_G, norm_residual(settings.method, excess_G), order_G)
 
 
-def solve_contradictory(program: Program, settings: AdvantageSettings) -> tuple[Floats, Solve]:
-    """The soft relaxation of one group's program whose order is known to contain a cycle."""
-    _, advantage_N, steps = exact.soften(*program.group(0), settings.penalty)
-    status_G, steps_G = np.array([SolveStatus.INFEASIBLE], dtype=np.int64), np.array([steps])
-    return advantage_N, Solve(status_G, steps_G, *_residuals(exact.SOFT, advantage_N, program))
+def solve_exactly(
+    method: Method, target: Floats, order: npt.NDArray[Any], margin: Floats, penalty: float
+) -> tuple[SolveStatus, Floats, int]:
+    """One program with centred target (N,), edges (E, 2) and margins (E,), exactly: (status, a (N,), steps)."""
+    if method is Method.QP_SOFT:
+        status, a, steps = soft.soften(target, order, margin, penalty)
+    else:
+        status, a, steps = exact.solve_one(method is Method.QP_HARD, target, order, margin)
+    return SolveStatus(status), a, steps
 
 
-def miss(variant: int, a: Floats, order: npt.NDArray[Any], margin: Floats) -> tuple[float, float, float]:
-    """By how much a (N,) misses its conditions: (|sum|, norm, worst order violation), each at least 0."""
-    excess = float(a @ a) - a.size
-    norm = {exact.HARD: abs(excess), exact.CONVEX: max(0.0, excess), exact.SOFT: 0.0}[variant]
-    violation = a[order[:, 0]] - a[order[:, 1]] + margin
-    return abs(float(a.sum())), norm, max(0.0, float(violation.max(initial=0.0)))
+def norm_residual(method: Method, excess: Floats) -> Floats:
+    """What |a|^2 - N = `excess` misses of the method's norm condition."""
+    if method is Method.QP_HARD:
+        return np.abs(excess)
+    return np.maximum(0.0, excess) if method is Method.QP_CONVEX else np.zeros_like(excess)
 
 
-def _solve_slsqp(variant: int, program: Program, penalty: float) -> tuple[Floats, Ints, Ints]:
-    """The paper's solver, group by group, with the exact soft program where it fails."""
+def _solve_exact(program: Program, settings: AdvantageSettings) -> tuple[Ints, Floats, Ints]:
+    groups = (program.target, program.sample_offset, program.order, program.order_offset, program.margin)
+    if settings.method is Method.QP_SOFT:
+        return soft.soften_groups(*groups, settings.penalty)
+    return exact.solve_groups(settings.method is Method.QP_HARD, *groups)
+
+
+def _solve_slsqp(program: Program, settings: AdvantageSettings) -> tuple[Ints, Floats, Ints]:
+    """The paper's solver, group by group."""
     from treeopo.advantage.slsqp import minimise  # scipy.optimize: not before it is needed
 
     G = program.sample_offset.size - 1
     advantage_N = np.empty(program.target.size)
     status_G, iterations_G = np.empty(G, np.int64), np.empty(G, np.int64)
     for g in range(G):
-        status, a, iterations_G[g] = minimise(variant, *program.group(g), penalty)
-        if status != SolveStatus.OPTIMAL:
+        status, a, iterations_G[g] = minimise(settings.method, *program.group(g), settings.penalty)
+        if status is not SolveStatus.OPTIMAL:
             # The exact solver tells an impossible or degenerate program from a search that merely failed.
-            reason, certain, _ = exact.solve_one(variant, *program.group(g), penalty)
-            if reason == SolveStatus.DEGENERATE:
-                status, a = SolveStatus.DEGENERATE, certain
-            else:
-                status = SolveStatus.INFEASIBLE if reason == SolveStatus.INFEASIBLE else SolveStatus.NOT_CONVERGED
-                a = exact.soften(*program.group(g), penalty)[1]
+            reason, least, _ = solve_exactly(settings.method, *program.group(g), settings.penalty)
+            if reason is SolveStatus.DEGENERATE:
+                a = least
+            if reason is not SolveStatus.OPTIMAL:
+                status = reason
         advantage_N[program.sample_offset[g] : program.sample_offset[g + 1]] = a
         status_G[g] = status
-    return advantage_N, status_G, iterations_G
-
-
-def _residuals(variant: int, advantage_N: Floats, program: Program) -> tuple[Floats, Floats, Floats]:
-    bounds = zip(program.sample_offset[:-1], program.sample_offset[1:], strict=True)
-    rows = [miss(variant, advantage_N[a:b], *program.group(g)[1:]) for g, (a, b) in enumerate(bounds)]
-    sums, norms, orders = np.array(rows).T.copy()
-    return sums, norms, orders
+    return status_G, advantage_N, iterations_G

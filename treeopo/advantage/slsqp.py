@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
-from treeopo.advantage import exact
-from treeopo.advantage.qp import miss
+from treeopo.advantage import kernels
+from treeopo.advantage.qp import norm_residual
 from treeopo.advantage.result import Floats, SolveStatus
+from treeopo.advantage.settings import Method
 from treeopo.errors import GroupError
 
 MAX_ITERATIONS = 1000
@@ -22,16 +23,16 @@ _LARGEST_JACOBIAN = 20_000_000
 
 
 def minimise(
-    variant: int, target: Floats, order: npt.NDArray[Any], margin: Floats, penalty: float
+    method: Method, target: Floats, order: npt.NDArray[Any], margin: Floats, penalty: float
 ) -> tuple[SolveStatus, Floats, int]:
     """Solve one program from the paper's warm start, the centred target (N,): (status, a (N,), major iterations).
 
     OPTIMAL only if SLSQP says so and the residuals agree. Raises GroupError if the dense Jacobian would not fit.
     """
     N, E = target.size, order.shape[0]
-    if variant != exact.SOFT and N * E > _LARGEST_JACOBIAN:
+    if method is not Method.QP_SOFT and N * E > _LARGEST_JACOBIAN:
         raise GroupError(f"slsqp: a Jacobian of {E} constraints by {N} samples is too large; use solver='exact'")
-    if variant == exact.HARD and not target.any():
+    if method is Method.QP_HARD and not target.any():
         return SolveStatus.DEGENERATE, target, 0
     lower, upper = order[:, 0], order[:, 1]
 
@@ -47,8 +48,8 @@ def minimise(
         return value + penalty * float(excess @ excess), gradient + slope
 
     constraints: list[Any] = [{"type": "eq", "fun": np.sum, "jac": np.ones_like}]
-    if variant != exact.SOFT:
-        kind = "eq" if variant == exact.HARD else "ineq"
+    if method is not Method.QP_SOFT:
+        kind = "eq" if method is Method.QP_HARD else "ineq"
         constraints.append({"type": kind, "fun": lambda a: N - a @ a, "jac": lambda a: -2.0 * a})
         if E:
             jacobian = np.zeros((E, N))
@@ -56,7 +57,7 @@ def minimise(
             jacobian[np.arange(E), upper] += 1.0
             constraints.append({"type": "ineq", "fun": lambda a: jacobian @ a - margin, "jac": lambda a: jacobian})
     result = minimize(
-        soft_objective if variant == exact.SOFT else objective,
+        soft_objective if method is Method.QP_SOFT else objective,
         target,
         jac=True,
         method="SLSQP",
@@ -64,7 +65,8 @@ def minimise(
         options={"maxiter": MAX_ITERATIONS, "ftol": FTOL},
     )
     a = np.asarray(result.x, dtype=np.float64)
-    total, norm, violation = miss(variant, a, order, margin)
-    worst = max(total, norm, 0.0 if variant == exact.SOFT else violation)
+    total, excess, violation = kernels.miss(a, order, margin)
+    norm = norm_residual(method, np.array(excess))
+    worst = max(total, float(norm), 0.0 if method is Method.QP_SOFT else violation)
     accepted = bool(result.success) and np.isfinite(a).all() and worst <= RESIDUAL_TOLERANCE * N
     return (SolveStatus.OPTIMAL if accepted else SolveStatus.NOT_CONVERGED), a, int(result.nit)

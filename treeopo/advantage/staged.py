@@ -115,10 +115,8 @@ def _advantages(
     solve = None
     if settings.method in QP_METHODS:
         program = qp.Program(advantage_N, forest.sample_offset, order_E2, order_offset, margin_E)
-        if given_order is not None and _is_contradictory(given_order, forest, settings):
-            advantage_N, solve = qp.solve_contradictory(program, settings)
-        else:
-            advantage_N, solve = qp.solve(program, settings)
+        is_contradictory = given_order is not None and _is_contradictory(given_order, forest, settings)
+        advantage_N, solve = qp.solve(program, settings, is_contradictory)
     return AdvantageBatch(
         advantage=advantage_N,
         value=value_N,
