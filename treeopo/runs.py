@@ -134,7 +134,7 @@ class TrainSummary:
 def train(run: RunDirectory, notify: Notify, on_step: Callable[[int, Metrics], None]) -> TrainSummary:
     """Train the configured student on its tree store, from the newest checkpoint of the run if it has one.
 
-    SIGINT and SIGTERM end the run after the step under way, with a checkpoint.
+    SIGINT and SIGTERM end the run after the step under way, with a checkpoint. A complete run is only summed up.
 
     Raises:
         InputError: student, store or settings cannot be used.
@@ -153,7 +153,8 @@ def train(run: RunDirectory, notify: Notify, on_step: Callable[[int, Metrics], N
         )
     sampler = GroupSampler(store, config.rollout, config.seed, start)
     run.begin()
-    asyncio.run(_train(run, student, tokenizer, _grader(store), sampler, advantage, notify, on_step))
+    if not run.is_complete:
+        asyncio.run(_train(run, student, tokenizer, _grader(store), sampler, advantage, notify, on_step))
     steps = read_metrics(run.metrics)
     return TrainSummary(
         steps=len(steps),

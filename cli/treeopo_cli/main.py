@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from treeopo_cli import evaluate, inspect_tree, mcts, train
+from treeopo_cli import demo, evaluate, inspect_tree, mcts, train
 
 app = typer.Typer(
     name="treeopo",
@@ -17,6 +17,7 @@ app.add_typer(mcts.app, name="mcts", help="Monte Carlo tree search with the teac
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("inspect-tree")(inspect_tree.inspect_tree)
+app.command("demo")(demo.demo)
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from treeopo_storage import ProblemTree, StoreMeta
 
+    from treeopo.demo import Demo
     from treeopo.evaluation.comparison import Evaluation
     from treeopo.run_directory import RunDirectory
     from treeopo.runs import TrainSummary
@@ -99,6 +100,22 @@ class EvalBar(Bar):
 
     def advance(self, done: int, total: int) -> None:
         self._show("solving", done, total, "")
+
+
+class DemoBars:
+    """The bars of `treeopo.demo.Bars`, each announced by its stage."""
+
+    def build(self) -> BuildBar:
+        console.rule("[bold]1. trees[/]: the teacher searches")
+        return BuildBar()
+
+    def train(self, steps: int) -> TrainBar:
+        console.rule("[bold]2. training[/]: the student finishes prefixes and learns")
+        return TrainBar(steps)
+
+    def evaluate(self) -> EvalBar:
+        console.rule("[bold]3. evaluation[/]: held-out problems, before and after")
+        return EvalBar()
 
 
 def store_report(path: "Path", report: "TreeReport") -> None:
@@ -203,3 +220,26 @@ def prefix(tree: "ProblemTree", node: int) -> None:
             escape(tree.texts[step].strip()),
         )
     console.print(table)
+
+
+def demo(result: "Demo") -> None:
+    """The figures of the whole job, where its parts lie, and what to type next."""
+    evaluation(result.evaluation)
+    table = Table(show_header=False)
+    table.add_row("trees built", f"{result.report.problems:,}")
+    table.add_row("prefixes", f"{result.report.prefixes:,}")
+    table.add_row("optimiser steps", f"{result.training.steps}")
+    table.add_row("staleness seen, at most", f"{result.training.max_staleness}")
+    for stage, seconds in result.seconds.items():
+        table.add_row(f"seconds: {stage}", f"{seconds:,.0f}")
+    table.add_row("tree store", str(result.store))
+    table.add_row("trained adapter (PEFT)", str(result.training.adapter))
+    table.add_row("figures as JSON", str(result.directory / "summary.json"))
+    console.print(table)
+    console.print(
+        "Go on with:\n"
+        f"  treeopo inspect-tree {result.store} --problem 0\n"
+        f"  treeopo mcts build -o more.zarr --limit 500\n"
+        f"  treeopo train {result.store} --method grpo -o runs/grpo\n"
+        f"  treeopo eval runs/grpo --against {result.run}"
+    )

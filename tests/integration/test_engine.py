@@ -164,9 +164,11 @@ async def test_the_saved_adapter_serves_in_vllm_s_own_lora_format(
         "os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING='0', TORCH_COMPILE_DISABLE='1', VLLM_CPU_KVCACHE_SPACE='1')\n"
         "from vllm import LLM, SamplingParams\n"
         "from vllm.lora.request import LoRARequest\n"
-        "llm = LLM(sys.argv[1], dtype='float32', enforce_eager=True, enable_lora=True, max_lora_rank=8, max_model_len=64)\n"
-        "out = llm.generate({'prompt_token_ids': [5, 6, 7, 8]}, SamplingParams(max_tokens=12, temperature=0, logprobs=0),"
-        " lora_request=LoRARequest('a', 1, sys.argv[2]))[0].outputs[0]\n"
+        "llm = LLM(sys.argv[1], dtype='float32', enforce_eager=True, enable_lora=True, max_lora_rank=8,"
+        " max_model_len=64)\n"
+        "greedy = SamplingParams(max_tokens=12, temperature=0)\n"
+        "lora = LoRARequest('a', 1, sys.argv[2])\n"
+        "out = llm.generate({'prompt_token_ids': [5, 6, 7, 8]}, greedy, lora_request=lora)[0].outputs[0]\n"
         "print('TOKENS', *out.token_ids)\n"
     )
     result = await asyncio.to_thread(
@@ -181,7 +183,7 @@ async def test_the_saved_adapter_serves_in_vllm_s_own_lora_format(
 
 async def test_a_killed_engine_is_reported_as_dead_and_its_log_is_named(model: Path) -> None:
     doomed = VllmEngine.start(str(model), EngineOptions(max_model_tokens=128))
-    (child,) = set(engine_processes(os.getpid())) - {pid for pid in _BEFORE}
+    (child,) = set(engine_processes(os.getpid())) - set(_BEFORE)
     request = asyncio.create_task(doomed.generate(Request([1, 2], 100, seed=0)))
     await asyncio.sleep(0.01)
     os.kill(child, signal.SIGKILL)

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from treeopo.evaluation.accuracy import Scores
 from treeopo.evaluation.intervals import Interval, bootstrap_interval, wilson_interval
@@ -40,3 +43,10 @@ def compare(problems: str, labels: Sequence[str], scores: Sequence[Scores]) -> E
     )
     difference = bootstrap_interval(scores[0].greedy - scores[1].greedy) if len(scores) == 2 else None
     return Evaluation(problems, len(scores[0].greedy), rows, difference)
+
+
+def read_evaluation(path: Path) -> Evaluation | None:
+    """What `asdict` of an `Evaluation` wrote as JSON to `path`; None if there is no such file."""
+    if not path.exists():
+        return None
+    return TypeAdapter(Evaluation).validate_json(path.read_text(encoding="utf-8"))

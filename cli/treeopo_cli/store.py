@@ -1,0 +1,101 @@
+"""`treeopo store`: look at, check, convert and merge tree stores."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Look at, check, convert and merge tree stores.")
+
+StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Path or URL of a tree store.")]
+OutputStore = Annotated[str, typer.Option("--output", "-o", metavar="STORE", help="Path or URL of the new store.")]
+
+
+@app.command()
+def info(store: StorePath, as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
+    """What a store holds and how it was made."""
+    from treeopo_storage import open_store
+    from treeopo_storage.summary import summarize
+
+    summary = summarize(open_store(store))
+    if as_json:
+        typer.echo(json.dumps(summary))
+        return
+    width = max(map(len, summary))
+    for name, value in summary.items():
+        typer.echo(f"{name.replace('_', ' '):{width}}  {json.dumps(value) if isinstance(value, dict) else value}")
+
+
+@app.command()
+def verify(store: StorePath) -> None:
+    """Read everything: every checksum and every rule of the format. Names the first bad array and row."""
+    from treeopo_storage.verify import verify_store
+
+    verified = verify_store(store)
+    typer.echo(
+        f"{store} is whole: {verified.problem_count} problems, {verified.node_count} prefixes, "
+        f"{verified.token_count} tokens"
+    )
+
+
+@app.command()
+def export(
+    store: StorePath,
+    output: Annotated[Path, typer.Argument(help="A new .jsonl or .parquet file.")],
+) -> None:
+    """One row per prefix: prompt, prefix steps, completion, value, visits, reward."""
+    from treeopo_storage import open_store
+    from treeopo_storage.interchange import export_jsonl, export_parquet
+
+    writers = {".jsonl": export_jsonl, ".parquet": export_parquet}
+    if output.suffix not in writers:
+        raise typer.BadParameter(f"{output} must end in .jsonl or .parquet", param_hint="OUTPUT")
+    rows = writers[output.suffix](open_store(store), output)
+    typer.echo(f"{rows} rows written to {output}")
+
+
+@app.command(name="import")
+def import_(
+    traces: Annotated[
+        Path, typer.Argument(help="JSON Lines: question, answer, steps, reward; id and prompt if wanted.")
+    ],
+    output: OutputStore,
+    tokenizer: Annotated[str, typer.Option(help="Folder or hub name of the tokenizer the student uses.")],
+    separator: Annotated[str, typer.Option(help="Ends every step but the last; \\n stands for a new line.")] = "\\n\\n",
+) -> None:
+    """Build a store from finished traces made elsewhere, one JSON object a line."""
+    from transformers import AutoTokenizer
+    from treeopo_storage import StoreMeta, create_store, open_writer
+    from treeopo_storage.interchange import trees_from_traces
+
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    ends = separator.replace("\\n", "\n")
+    trees = trees_from_traces(traces, ends, words.encode, end_of_text=[words.eos_token_id])
+    meta = StoreMeta(
+        words.fingerprint,
+        teacher="imported",
+        search={"traces": traces.name},
+        separator=ends,
+        vocabulary_size=words.vocabulary_size,
+    )
+    create_store(output, meta)
+    with open_writer(output) as writer:
+        writer.append(trees)
+    typer.echo(f"{len(trees)} problems imported into {output}")
+
+
+@app.command()
+def merge(
+    stores: Annotated[list[str], typer.Argument(metavar="STORE...", help="Stores made under the same settings.")],
+    output: OutputStore,
+) -> None:
+    """Put the problems of several stores into a new one."""
+    from treeopo_storage import create_store, open_store, open_writer
+    from treeopo_storage.interchange import copy_problems, merged_meta
+
+    sources = [open_store(store) for store in stores]
+    create_store(output, merged_meta(sources))
+    with open_writer(output) as writer:
+        problems = copy_problems(sources, writer)
+    typer.echo(f"{problems} problems merged into {output}")
