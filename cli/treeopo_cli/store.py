@@ -10,6 +10,7 @@ app = typer.Typer(no_args_is_help=True, help="Look at, check, convert and merge 
 
 StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Path or URL of a tree store.")]
 OutputStore = Annotated[str, typer.Option("--output", "-o", metavar="STORE", help="Path or URL of the new store.")]
+TokenizerName = Annotated[str, typer.Option(metavar="MODEL", help="Directory or hub name of the student's tokenizer.")]
 
 
 @app.command()
@@ -61,15 +62,16 @@ def import_(
         Path, typer.Argument(help="JSON Lines: question, answer, steps, reward; id and prompt if wanted.")
     ],
     output: OutputStore,
-    tokenizer: Annotated[str, typer.Option(help="Folder or hub name of the tokenizer the student uses.")],
+    tokenizer: TokenizerName,
     separator: Annotated[str, typer.Option(help="Ends every step but the last; \\n stands for a new line.")] = "\\n\\n",
 ) -> None:
     """Build a store from finished traces made elsewhere, one JSON object a line."""
-    from transformers import AutoTokenizer
     from treeopo_storage import StoreMeta, create_store, open_writer
     from treeopo_storage.interchange import trees_from_traces
 
-    words = AutoTokenizer.from_pretrained(tokenizer)
+    from treeopo.engines.tokenizer import ModelTokenizer
+
+    words = ModelTokenizer(tokenizer)
     ends = separator.replace("\\n", "\n")
     trees = trees_from_traces(traces, ends, words.encode, end_of_text=[words.eos_token_id])
     meta = StoreMeta(
@@ -99,3 +101,18 @@ def merge(
     with open_writer(output) as writer:
         problems = copy_problems(sources, writer)
     typer.echo(f"{problems} problems merged into {output}")
+
+
+@app.command()
+def retokenize(store: StorePath, output: OutputStore, tokenizer: TokenizerName) -> None:
+    """Make a store for a student with another tokenizer: every step's text encoded anew, on its own."""
+    from treeopo_storage import create_store, open_store, open_writer
+    from treeopo_storage.retokenize import retokenize, retokenized_meta
+
+    from treeopo.engines.tokenizer import ModelTokenizer
+
+    words, source = ModelTokenizer(tokenizer), open_store(store)
+    create_store(output, retokenized_meta(source.meta, words.fingerprint, words.vocabulary_size))
+    with open_writer(output) as writer:
+        done = retokenize(source, writer, words.encode, lambda ids: words.decode(list(ids)))
+    typer.echo(f"{done.prefixes} prefixes re-tokenised into {output}; {done.changed} no longer decode to their text")

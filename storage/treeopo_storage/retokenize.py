@@ -1,8 +1,6 @@
-"""Token ids mean something under one tokenizer only: say which, compare, and re-tokenise when asked."""
+"""Token ids mean something under one tokenizer only: compare fingerprints, and re-tokenise when asked."""
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,18 +11,12 @@ from treeopo_storage.schema import ProblemTree, StoreMeta
 from treeopo_storage.streaming import problem_blocks
 
 
-def tokenizer_fingerprint(vocabulary: Mapping[str, int], special_ids: Sequence[int] = ()) -> str:
-    """Sixteen hexadecimal digits that agree when every token has the same id, special ids in the same roles."""
-    canonical = json.dumps([sorted(vocabulary.items()), list(special_ids)], ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
 def check_tokenizer(meta: StoreMeta, fingerprint: str) -> None:
     """`TokenizerMismatchError` unless the store's token ids are those of the tokenizer with this fingerprint."""
     if meta.tokenizer_fingerprint != fingerprint:
         raise TokenizerMismatchError(
             f"the store's tokens are of tokenizer {meta.tokenizer_fingerprint}, the student's is {fingerprint}; "
-            "use a student with the teacher's tokenizer, or re-tokenise the store (--retokenize)"
+            "use a student with the teacher's tokenizer, or re-tokenise the store (treeopo store retokenize)"
         )
 
 

@@ -1,0 +1,189 @@
+"""In and out of a store: prefixes as JSON Lines or Parquet, trees from JSON Lines of traces, stores merged."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from treeopo_storage.errors import (
+    EmptyStoreError,
+    MissingDependencyError,
+    StoreAccessError,
+    StoreExistsError,
+    TreeDataError,
+)
+from treeopo_storage.protocol import TreeStore, TreeWriter
+from treeopo_storage.schema import Action, ProblemTree, StoreMeta
+from treeopo_storage.streaming import problem_blocks
+from treeopo_storage.traces import TreeBuilder, parse_trace
+
+
+def prefix_rows(tree: ProblemTree) -> Iterator[dict[str, Any]]:
+    """One row per node: the prompt, the steps before it, and its own step as the completion.
+
+    `value` is the mean return (null without visits), `reward` is null where the node is not terminal. The first row of
+    a problem is its root: no steps, an empty completion.
+    """
+    for node in range(tree.node_count):
+        path, lo, hi = tree.path(node), tree.token_offsets[node], tree.token_offsets[node + 1]
+        visits = int(tree.visits[node])
+        yield {
+            "problem": tree.id,
+            "node": node,
+            "parent": int(tree.parent[node]),
+            "question": tree.question,
+            "answer": tree.answer,
+            "prompt": tree.texts[0],
+            "prefix_steps": [tree.texts[step] for step in path[1:-1]],
+            "completion": tree.texts[node] if node else "",
+            "completion_token_ids": tree.token_ids[lo:hi].tolist() if node else [],
+            "action": Action(int(tree.action[node])).name.lower(),
+            "visits": visits,
+            "value": float(tree.value_sum[node]) / visits if visits else None,
+            "terminal": bool(tree.terminal[node]),
+            "reward": float(tree.reward[node]) if tree.terminal[node] else None,
+        }
+
+
+def export_jsonl(store: TreeStore, path: Path) -> int:
+    """Write `prefix_rows` of every problem to a new JSON Lines file; the number of rows."""
+    rows = 0
+    with _new_file(path) as partial, partial.open("w", encoding="utf-8") as lines:
+        for block in _blocks(store):
+            for row in block:
+                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+            rows += len(block)
+    return rows
+
+
+def export_parquet(store: TreeStore, path: Path) -> int:
+    """Write `prefix_rows` of every problem to a new Parquet file (pyarrow needed), which `datasets` loads as it is."""
+    try:
+        import pyarrow as pa  # type: ignore[import-untyped]
+        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise MissingDependencyError("Parquet needs pyarrow: pip install pyarrow") from error
+    text, ids = pa.string(), pa.list_(pa.int32())
+    types = {
+        "problem": text,
+        "node": pa.int32(),
+        "parent": pa.int32(),
+        "question": text,
+        "answer": text,
+        "prompt": text,
+        "prefix_steps": pa.list_(text),
+        "completion": text,
+        "completion_token_ids": ids,
+        "action": text,
+        "visits": pa.int32(),
+        "value": pa.float64(),
+        "terminal": pa.bool_(),
+        "reward": pa.float32(),
+    }
+    schema, rows = pa.schema(list(types.items())), 0
+    with _new_file(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as parquet:
+        for block in _blocks(store):
+            parquet.write_table(pa.Table.from_pylist(block, schema))
+            rows += len(block)
+    return rows
+
+
+def trees_from_traces(
+    path: Path,
+    separator: str,
+    encode: Callable[[str], Sequence[int]],
+    *,
+    end_of_text: Sequence[int] = (),
+) -> list[ProblemTree]:
+    """Trees of the traces in a JSON Lines file (`traces.Trace`; docs/store.md), all of them in memory.
+
+    Traces of one problem (same id, or same question where there is none) share the nodes of the steps they begin with;
+    a node's visits are the traces through it, its value sum their rewards. `encode` must add no special tokens;
+    `separator` ends each step but a trace's last, which `end_of_text` ends.
+
+    Raises `TreeDataError` naming the line, `EmptyStoreError` without traces, `StoreAccessError` if unreadable.
+    """
+    builders: dict[str, TreeBuilder] = {}
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        with _at(f"{path} line {number}"):
+            trace = parse_trace(line)
+            builders.setdefault(trace.id, TreeBuilder(trace, separator, encode, end_of_text)).add(trace)
+    if not builders:
+        raise EmptyStoreError(f"{path} holds no traces")
+    return [builder.build() for builder in builders.values()]
+
+
+def merged_meta(sources: Sequence[TreeStore]) -> StoreMeta:
+    """The settings of a store that is to hold all problems of `sources` (at least one).
+
+    Tokenizer, teacher, separator and vocabulary must agree and no problem may be in two of them, or `TreeDataError`.
+    Search settings may differ (parts of a data set built side by side do): those that agree are kept, and `parts` lists
+    all of them.
+    """
+    metas, seen = [source.meta for source in sources], set[str]()
+    first, agreed = metas[0], dict(metas[0].search)
+    for other in metas[1:]:
+        for name in ("tokenizer_fingerprint", "teacher", "separator", "vocabulary_size"):
+            if (theirs := getattr(other, name)) != (ours := getattr(first, name)):
+                raise TreeDataError(f"stores differ in {name}: {ours!r} and {theirs!r}; they cannot be merged")
+        agreed = {name: value for name, value in agreed.items() if other.search.get(name) == value}
+    for problem_id in chain.from_iterable(source.problem_ids() for source in sources):
+        if problem_id in seen:
+            raise TreeDataError(f"problem {problem_id!r} is in more than one of the stores; they cannot be merged")
+        seen.add(problem_id)
+    if any(meta.search != first.search for meta in metas):
+        agreed["parts"] = [dict(meta.search) for meta in metas]
+    return replace(first, search=agreed)
+
+
+def copy_problems(sources: Sequence[TreeStore], writer: TreeWriter) -> int:
+    """Append every problem of `sources`, in order; the number of problems."""
+    for source in sources:
+        for start, stop in problem_blocks(source.structure().first_node):
+            writer.append(source.problems(start, stop))
+    return sum(source.problem_count for source in sources)
+
+
+def _blocks(store: TreeStore) -> Iterator[list[dict[str, Any]]]:
+    if not store.problem_count:
+        raise EmptyStoreError("the store holds no committed problem; there is nothing to export")
+    for start, stop in problem_blocks(store.structure().first_node):
+        yield [row for tree in store.problems(start, stop) for row in prefix_rows(tree)]
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its name when the block ends well, and is gone when it does not."""
+    if path.exists():
+        raise StoreExistsError(f"{path} already exists; choose another name")
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise StoreAccessError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            yield from lines
+    except UnicodeDecodeError as error:
+        raise TreeDataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise StoreAccessError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _at(place: str) -> Iterator[None]:
+    try:
+        yield
+    except TreeDataError as error:
+        raise TreeDataError(f"{place}: {error}") from error

@@ -1,0 +1,130 @@
+"""Trees from traces: finished solutions of a problem, laid over one another where their steps agree."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from treeopo_storage.errors import TreeDataError
+from treeopo_storage.schema import NO_PARENT, Action, ProblemTree
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One solution of a problem: its steps in order and its reward."""
+
+    id: str
+    question: str
+    answer: str
+    prompt: str
+    steps: tuple[str, ...]
+    reward: float
+
+
+def parse_trace(line: str) -> Trace:
+    """A trace from a JSON object with question, answer, steps, reward and, if wanted, id and prompt.
+
+    `id` defaults to the question, `prompt` (what the model is given) to the question too.
+    """
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise TreeDataError(f"not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise TreeDataError("must be a JSON object")
+    steps = _field(record, "steps", list)
+    if not steps or not all(isinstance(step, str) and step for step in steps):
+        raise TreeDataError("'steps' must be a list of texts, at least one, none empty")
+    reward = float(_field(record, "reward", (int, float)))
+    if not math.isfinite(reward):
+        raise TreeDataError("'reward' must be finite")
+    question = _field(record, "question", str)
+    return Trace(
+        id=_field({"id": question, **record}, "id", str),
+        question=question,
+        answer=_field(record, "answer", str),
+        prompt=_field({"prompt": question, **record}, "prompt", str),
+        steps=tuple(steps),
+        reward=reward,
+    )
+
+
+def _field(record: dict[str, Any], name: str, kind: type | tuple[type, ...]) -> Any:
+    if name not in record:
+        raise TreeDataError(f"{name!r} is missing")
+    if not isinstance(record[name], kind):
+        raise TreeDataError(f"{name!r} is {json.dumps(record[name])[:40]}, which is not of the right type")
+    return record[name]
+
+
+class TreeBuilder:
+    """Collects the traces of one problem; the first one names its question, answer and prompt."""
+
+    def __init__(
+        self, trace: Trace, separator: str, encode: Callable[[str], Sequence[int]], end_of_text: Sequence[int]
+    ) -> None:
+        self._first, self._separator, self._encode, self._end_of_text = trace, separator, encode, end_of_text
+        self._texts = [trace.prompt]
+        self._parent, self._visits, self._value_sum = [NO_PARENT], [0], [0.0]
+        self._reward = [float("nan")]
+        # A step that ends a trace is another node than the same step where the text goes on: terminals are leaves.
+        self._children: dict[tuple[int, str, bool], int] = {}
+
+    def add(self, trace: Trace) -> None:
+        """Raises `TreeDataError` if the trace contradicts an earlier one."""
+        for name in ("question", "answer", "prompt"):
+            if getattr(trace, name) != getattr(self._first, name):
+                raise TreeDataError(f"problem {trace.id!r} had another {name} on an earlier line")
+        path = [0]
+        for i, step in enumerate(trace.steps):
+            last = i == len(trace.steps) - 1
+            text = step if last or step.endswith(self._separator) else step + self._separator
+            path.append(self._child(path[-1], text, trace.reward if last else None))
+        for node in path:
+            self._visits[node] += 1
+            self._value_sum[node] += trace.reward
+
+    def _child(self, parent: int, text: str, reward: float | None) -> int:
+        """The node of a step, made if new; `reward` where the step ends its trace."""
+        node = self._children.setdefault((parent, text, reward is not None), len(self._texts))
+        if node == len(self._texts):
+            self._texts.append(text)
+            self._parent.append(parent)
+            self._visits.append(0)
+            self._value_sum.append(0.0)
+            self._reward.append(float("nan") if reward is None else reward)
+        elif reward is not None and reward != self._reward[node]:
+            raise TreeDataError(f"the same trace has reward {reward} here and {self._reward[node]} on an earlier line")
+        return node
+
+    def build(self) -> ProblemTree:
+        P = len(self._texts)
+        parent, reward = np.array(self._parent, np.int32), np.array(self._reward, np.float32)
+        terminal = ~np.isnan(reward)
+        depth = np.zeros(P, np.int32)
+        for node in range(1, P):
+            depth[node] = depth[parent[node]] + 1
+        steps = [
+            [*self._encode(text), *(self._end_of_text if ends else ())]
+            for text, ends in zip(self._texts, terminal, strict=True)
+        ]
+        token_ids = np.array([token for step in steps for token in step], np.int32)
+        return ProblemTree(
+            self._first.id,
+            self._first.question,
+            self._first.answer,
+            parent=parent,
+            depth=depth,
+            visits=np.array(self._visits, np.int32),
+            value_sum=np.array(self._value_sum, np.float64),
+            terminal=terminal,
+            reward=reward,
+            action=np.array([Action.ROOT] + [Action.STEP] * (P - 1), np.int8),
+            token_ids=token_ids,
+            token_offsets=np.cumsum([0, *map(len, steps)]),
+            teacher_logprobs=np.full(len(token_ids), np.nan, np.float32),
+            texts=tuple(self._texts),
+        )
