@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
 
 from treeopo.errors import ConfigError
 
@@ -19,10 +18,17 @@ _WINDOW = 16  # batches that are sorted by length together: little padding, yet 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One supervised pair; end the completion with the end-of-text token if the model is to stop there."""
+    """One supervised pair; end the completion with the end-of-text token if the model is to stop there.
+
+    Raises `ConfigError` if either side is empty: a first token has no context to be predicted from.
+    """
 
     prompt_ids: Sequence[int]
     completion_ids: Sequence[int]
+
+    def __post_init__(self) -> None:
+        if not self.prompt_ids or not self.completion_ids:
+            raise ConfigError("supervised example: prompt and completion need at least one token each")
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
@@ -91,7 +97,7 @@ def length_buckets(examples: Sequence[Example], batch_size: int, seed: int) -> I
 
 
 def supervised_step(
-    model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: SupervisedBatch, settings: SupervisedSettings
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: SupervisedBatch, settings: SupervisedSettings
 ) -> float:
     """One clipped optimizer step; returns the mean negative log-likelihood per completion token before it (nats).
 
@@ -99,8 +105,7 @@ def supervised_step(
     """
     device = next(model.parameters()).device
     ids_B_T, labels_B_T = batch.ids_B_T.to(device), batch.labels_B_T.to(device)
-    first = int((labels_B_T != IGNORED).any(dim=0).nonzero()[0])
-    scored = max(first - 1, 0)  # the first position whose next token carries loss
+    scored = int((labels_B_T != IGNORED).any(dim=0).nonzero()[0]) - 1  # first position whose next token carries loss
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.bf16_autocast):
         logits_B_T_V = model(input_ids=ids_B_T, use_cache=False, logits_to_keep=ids_B_T.shape[1] - scored).logits
     loss = torch.nn.functional.cross_entropy(
@@ -114,7 +119,7 @@ def supervised_step(
 
 
 def train_supervised(
-    model: PreTrainedModel,
+    model: torch.nn.Module,
     examples: Sequence[Example],
     settings: SupervisedSettings,
     pad_token_id: int,
