@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from treeopo.evaluation.accuracy import Scores
-from treeopo.evaluation.intervals import Interval, bootstrap_interval, wilson_interval
+from treeopo.evaluation.intervals import Interval, bootstrap_interval, paired_difference_interval, wilson_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Evaluation:
 
 
 def compare(problems: str, labels: Sequence[str], scores: Sequence[Scores]) -> Evaluation:
-    """Wilson intervals for greedy accuracy, bootstrap by problem for the sampled one and for the paired difference."""
+    """Wilson's intervals for greedy accuracy, Newcombe's for their paired difference; sampled: bootstrap by problem."""
     rows = tuple(
         ModelScore(
             label,
@@ -41,7 +41,7 @@ def compare(problems: str, labels: Sequence[str], scores: Sequence[Scores]) -> E
         )
         for label, score in zip(labels, scores, strict=True)
     )
-    difference = bootstrap_interval(scores[0].greedy - scores[1].greedy) if len(scores) == 2 else None
+    difference = paired_difference_interval(scores[0].greedy, scores[1].greedy) if len(scores) == 2 else None
     return Evaluation(problems, len(scores[0].greedy), rows, difference)
 
 

@@ -53,3 +53,53 @@ def bootstrap_interval(values_M: Floats, confidence: float = 0.95, seed: int = 0
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(np.mean(values_M)), float(low), float(high))
+
+
+def paired_difference_interval(first_M: Floats, second_M: Floats, confidence: float = 0.95) -> Interval:
+    """Newcombe's interval for the share of ones in first_M minus that in second_M, 0/1 outcomes on the same M problems.
+
+    Method 10 of Newcombe (1998, Statistics in Medicine 17:2635-2650): Wilson's intervals of the two shares, joined with
+    the correlation of the pairs. Unlike a bootstrap it keeps a width where the two models never disagree.
+
+    Raises:
+        ValueError: there is no outcome, or not as many of one as of the other.
+    """
+    if first_M.shape != second_M.shape:
+        raise ValueError(f"paired outcomes must match: {first_M.shape} and {second_M.shape}")
+    first, second = wilson_interval(first_M, confidence), wilson_interval(second_M, confidence)
+    share = first.estimate - second.estimate
+    phi = _paired_correlation(first_M, second_M)
+
+    def distance(a: float, b: float) -> float:
+        return float(np.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b)))
+
+    low = share - distance(first.estimate - first.low, second.high - second.estimate)
+    high = share + distance(first.high - first.estimate, second.estimate - second.low)
+    return Interval(share, low, high)
+
+
+def _paired_correlation(first_M: Floats, second_M: Floats) -> float:
+    """phi of the 2 x 2 table of pairs, shrunk by Newcombe's continuity correction where positive."""
+    count = len(first_M)
+    both, first, second = float(first_M @ second_M), float(first_M.sum()), float(second_M.sum())
+    product = first * (count - first) * second * (count - second)
+    if product == 0:
+        return 0.0
+    covariance = both * (count - first - second + both) - (first - both) * (second - both)
+    if covariance > 0:
+        covariance = max(0.0, covariance - count / 2)
+    return covariance / float(np.sqrt(product))
+
+
+def pass_at_k(correct_M: npt.NDArray[np.int64], samples: int, k: int) -> Floats:
+    """Unbiased estimate (M,) of the chance that one of k samples is right, from `samples` of which correct_M were.
+
+    1 - C(samples - correct, k) / C(samples, k), as a product (Chen et al. 2021, arXiv:2107.03374, eq. 1).
+
+    Raises:
+        ValueError: k is not in 1..samples.
+    """
+    if not 1 <= k <= samples:
+        raise ValueError(f"pass@{k} of {samples} samples: k must be between 1 and the number of samples")
+    drawn = np.arange(samples - k + 1, samples + 1)
+    return np.asarray(1.0 - np.clip(1.0 - correct_M[:, None] / drawn, 0.0, 1.0).prod(axis=1))

@@ -1,0 +1,97 @@
+"""Intervals cover the truth as often as they claim, agree with their definitions, and stay sane at the edges."""
+
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from treeopo.evaluation.intervals import bootstrap_interval, paired_difference_interval, pass_at_k, wilson_interval
+
+
+def outcomes(*counts: tuple[float, float, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (first, second) repeated so many times each."""
+    pairs = np.array([(first, second) for first, second, times in counts for _ in range(times)], dtype=float)
+    return pairs[:, 0], pairs[:, 1]
+
+
+@pytest.mark.parametrize(("successes", "count"), [(0, 10), (3, 10), (10, 10), (150, 300), (299, 300), (0, 1)])
+def test_wilson_agrees_with_scipy(successes: int, count: int) -> None:
+    ours = wilson_interval(np.repeat([1.0, 0.0], [successes, count - successes]))
+    theirs = binomtest(successes, count).proportion_ci(0.95, method="wilson")
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+    assert ours.estimate == successes / count
+
+
+def test_the_paired_interval_follows_newcombes_method_10() -> None:
+    first, second = outcomes((1, 1, 20), (1, 0, 12), (0, 1, 2), (0, 0, 16))
+    interval = paired_difference_interval(first, second)
+    assert interval.estimate == pytest.approx(0.2)
+    assert (interval.low, interval.high) == pytest.approx((0.0562, 0.3292), abs=1e-4)
+
+
+def test_swapping_the_models_mirrors_the_paired_interval() -> None:
+    first, second = outcomes((1, 1, 30), (1, 0, 9), (0, 1, 4), (0, 0, 7))
+    one, other = paired_difference_interval(first, second), paired_difference_interval(second, first)
+    assert (one.estimate, one.low, one.high) == pytest.approx((-other.estimate, -other.high, -other.low))
+
+
+@pytest.mark.parametrize("pair", [(1, 1), (0, 0), (1, 0), (0, 1)])
+def test_the_paired_interval_keeps_a_width_and_stays_in_range_where_all_pairs_are_alike(pair: tuple[int, int]) -> None:
+    interval = paired_difference_interval(*outcomes((*pair, 40)))
+    assert -1 <= interval.low <= interval.estimate <= interval.high <= 1
+    assert interval.high - interval.low > 0.05
+
+
+def test_agreeing_models_are_compared_more_sharply_than_independent_ones() -> None:
+    agreeing = paired_difference_interval(*outcomes((1, 1, 50), (1, 0, 10), (0, 0, 40)))
+    crossed = paired_difference_interval(*outcomes((1, 1, 20), (1, 0, 40), (0, 1, 30), (0, 0, 10)))
+    assert agreeing.estimate == pytest.approx(crossed.estimate)
+    assert agreeing.high - agreeing.low < 0.6 * (crossed.high - crossed.low)
+
+
+@pytest.mark.parametrize("cells", [(0.5, 0.2, 0.1, 0.2), (0.2, 0.7, 0.02, 0.08), (0.9, 0.05, 0.03, 0.02)])
+def test_the_paired_interval_covers_the_truth_about_95_times_in_100(cells: tuple[float, ...]) -> None:
+    rng, truth, covered = np.random.default_rng(0), cells[1] - cells[2], 0
+    for _ in range(1000):
+        counts = rng.multinomial(100, cells)
+        interval = paired_difference_interval(
+            *outcomes((1, 1, counts[0]), (1, 0, counts[1]), (0, 1, counts[2]), (0, 0, counts[3]))
+        )
+        covered += interval.low <= truth <= interval.high
+    assert 920 <= covered <= 995
+
+
+def test_unpaired_outcomes_are_refused() -> None:
+    with pytest.raises(ValueError, match="must match"):
+        paired_difference_interval(np.ones(3), np.ones(4))
+
+
+def test_the_bootstrap_resamples_problems() -> None:
+    values = np.repeat([0.0, 1.0], 50)
+    interval = bootstrap_interval(values)
+    assert interval.estimate == 0.5
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * 0.05, rel=0.1)
+    assert bootstrap_interval(values) == interval
+
+
+def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_sample() -> None:
+    for samples in range(1, 7):
+        for k in range(1, samples + 1):
+            estimates = pass_at_k(np.arange(samples + 1), samples, k)
+            for correct in range(samples + 1):
+                hits = sum(min(subset) < correct for subset in combinations(range(samples), k))
+                assert estimates[correct] == pytest.approx(hits / comb(samples, k))
+
+
+@pytest.mark.parametrize("k", [0, 5])
+def test_pass_at_k_needs_k_samples(k: int) -> None:
+    with pytest.raises(ValueError, match="between 1 and the number of samples"):
+        pass_at_k(np.array([1]), 4, k)
+
+
+def test_no_outcome_has_no_interval() -> None:
+    for interval in (wilson_interval, bootstrap_interval):
+        with pytest.raises(ValueError, match="at least one"):
+            interval(np.array([]))
