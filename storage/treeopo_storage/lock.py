@@ -33,17 +33,15 @@ class WriterLock:
         self._heart = threading.Thread(target=self._beat, name="treeopo-store-heartbeat", daemon=True)
         self._heart.start()
 
-    def check(self) -> None:
-        """Raise `StoreLockedError` if the lock file is no longer ours (somebody deleted or replaced it)."""
-        if not _same_file(self._fd, self._path):
-            raise StoreLockedError(
-                f"{self._store}: the lock {self._path.name} was taken from this writer; nothing was written"
-            )
+    @property
+    def is_held(self) -> bool:
+        """False once somebody has deleted or replaced the lock file."""
+        return _same_file(self._fd, self._path)
 
     def release(self) -> None:
         self._stop.set()
         self._heart.join()
-        if _same_file(self._fd, self._path):
+        if self.is_held:
             self._path.unlink()
         os.close(self._fd)
 

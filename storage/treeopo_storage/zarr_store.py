@@ -223,6 +223,7 @@ class _ZarrSink(ZarrColumns):
     def __init__(self, path: Path | str, lock: WriterLock | None) -> None:
         super().__init__(path, read_only=False)
         self._lock = lock
+        self._whole = True  # no commit is half done and no other writer was seen
         with _accessing(path, "write to"), self._reporting_damage():
             if self._root is not None:
                 remove_partials(self._root)
@@ -234,39 +235,61 @@ class _ZarrSink(ZarrColumns):
             for name, array in self._arrays.items():
                 count = self.commit_record.counts[COLUMNS[name].axis]
                 if array.shape[0] < count:
-                    raise DamagedStoreError(
-                        f"{path}: array {name} has {array.shape[0]} rows of {count} committed; {RESTORE}"
-                    )
-                if array.shape[0] > count:
-                    array.resize((count,))
+                    found = f"array {name} has {array.shape[0]} rows of {count} committed"
+                    raise DamagedStoreError(f"{path}: {found}; {RESTORE}")
                 # The next append rewrites this column's last chunk: look at it before trusting it.
                 self.read(name, max(count - 1, 0), count)
-            self._flush()
+            self._trim()
 
     def commit(self, columns: Columns, counts: Counts) -> None:
-        if self._lock is not None:
-            self._lock.check()
         last = self.commit_record
-        self.committed()
-        if self.commit_record != last:
-            raise StoreLockedError(f"{self.where}: another writer has committed meanwhile; nothing was written")
+        if reason := self._overtaken():
+            self._whole = False
+            raise StoreLockedError(f"{self.where}: {reason}; nothing was written")
         crc32 = {
             name: zlib.crc32(np.ascontiguousarray(rows).view(np.uint8).data, last.crc32[name])
             for name, rows in columns.items()
         }
+        self._whole = False
         with _accessing(self.where, "write to"), self._reporting_damage():
             for name, rows in columns.items():
-                array, axis = self._arrays[name], COLUMNS[name].axis
-                array.resize((counts[axis],))
-                array[last.counts[axis] :] = rows
+                array, start = self._arrays[name], last.counts[COLUMNS[name].axis]
+                stop = start + len(rows)
+                if stop > array.shape[0]:
+                    # By whole chunks, so that a commit rarely rewrites metadata; `close` trims.
+                    array.resize((-(-stop // array.chunks[0]) * array.chunks[0],))
+                array[start:stop] = rows
             self._flush()
             _put_root(self._store, root_attributes(self.meta, Commit(counts, crc32), self.where))
             self._flush()
         self.committed()
+        self._whole = True
 
     def close(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
+        try:
+            # What failed is cut when the next writer opens; what is another's is not ours to cut.
+            if self._whole and not self._overtaken():
+                with _accessing(self.where, "write to"):
+                    self._trim()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def _overtaken(self) -> str:
+        """How another writer shows that the store is no longer this one's, if it does."""
+        if self._lock is not None and not self._lock.is_held:
+            return "the lock was taken from this writer"
+        last = self.commit_record
+        self.committed()
+        return "" if self.commit_record == last else "another writer has committed meanwhile"
+
+    def _trim(self) -> None:
+        """Cut every array to its committed rows."""
+        for name, array in self._arrays.items():
+            count = self.commit_record.counts[COLUMNS[name].axis]
+            if array.shape[0] > count:
+                array.resize((count,))
+        self._flush()
 
     def _flush(self) -> None:
         if isinstance(self._store, _DurableLocalStore):

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 from treeopo_storage import MemoryTreeStore, StoreLockedError, StoreMeta, TreeStore, TreeWriter
-from treeopo_storage.conformance import TreeStoreConformance, random_tree
+from treeopo_storage.conformance import TreeStoreConformance, assert_same_tree, random_tree
 from treeopo_storage.zarr_store import create_store, open_store, open_writer
 
 
@@ -63,4 +63,12 @@ class TestZarrUrl(ZarrConformance):
             second.append([random_tree("p", 1)])
             with pytest.raises(StoreLockedError, match="another writer has committed"):
                 first.append([random_tree("q", 2)])
-        assert self.open_store().problem_ids() == ["p"]
+            second.append([random_tree("q", 2)])
+        assert self.open_store().problem_ids() == ["p", "q"]
+        assert_same_tree(self.open_store().problem(1), random_tree("q", 2))
+
+    def test_an_idle_writer_does_not_cut_what_another_wrote(self) -> None:
+        self.create(self.meta)
+        with self.open_writer(), self.open_writer() as second:
+            second.append([random_tree("p", 1)])
+        assert_same_tree(self.open_store().problem(0), random_tree("p", 1))
