@@ -3,7 +3,8 @@
     python benchmarks/advantages.py                 everything, some minutes
     python benchmarks/advantages.py statistics qp dense batch compile
 
-statistics  whole-tree counts against numpy by depth level (levels given for free) and against touching the arrays once
+statistics  whole-tree counts against numpy by depth level (levels found, or given for free) and against touching the
+            arrays once
 qp          one group of 8: exact, SLSQP, OSQP and Clarabel on the same program
 batch       1,000 groups of 8 through the front door, exact and SLSQP
 dense       1,024 samples, hundreds of thousands of constraints
@@ -18,14 +19,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from treeopo.advantage import AdvantageSettings, Method, kernels, staged_advantages, staged_advantages_batch
-from treeopo.advantage.qp import solve_exactly
+from treeopo.advantage import AdvantageSettings, Method, Solver, kernels, staged_advantages, staged_advantages_batch
+from treeopo.advantage.qp import Program, solve, solve_exactly
 from treeopo.advantage.slsqp import minimise
 from treeopo.tree import subtree_statistics
 
@@ -34,16 +36,25 @@ Sides = dict[str, Callable[[], object]]
 
 
 def race(sides: Sides, repeats: int) -> dict[str, float]:
-    """Median seconds of each side, run in turn so that a busy machine slows all of them alike."""
+    """Median CPU seconds of each side (all are single-threaded), run in turn so that a busy machine is fair to all.
+
+    A side that takes less than 2 ms is repeated within each measurement.
+    """
+
+    def seconds(side: Callable[[], object], loops: int) -> float:
+        start = time.thread_time()
+        for _ in range(loops):
+            side()
+        return (time.thread_time() - start) / loops
+
     for side in sides.values():
         side()
+    loops = {name: max(1, int(2e-3 / max(1e-7, seconds(side, 3)))) for name, side in sides.items()}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, side in sides.items():
-            start = time.perf_counter()
-            side()
-            times[name].append(time.perf_counter() - start)
-    return {name: median(seconds) for name, seconds in times.items()}
+            times[name].append(seconds(side, loops[name]))
+    return {name: median(each) for name, each in times.items()}
 
 
 def report(title: str, times: dict[str, float], base: str) -> None:
@@ -106,7 +117,8 @@ def statistics() -> None:
             levels = levels_of(parent)
             sides: Sides = {
                 "treeopo": lambda p=parent, t=total, s=success: subtree_statistics(p, t, s),
-                "numpy by level": lambda p=parent, t=total, s=success, d=levels: by_level(p, t, s, d),
+                "numpy by level": lambda p=parent, t=total, s=success: by_level(p, t, s, levels_of(p)),
+                "numpy, levels given": lambda p=parent, t=total, s=success, d=levels: by_level(p, t, s, d),
                 "touch every array once": lambda p=parent, t=total, s=success: touch_once(p, t, s),
             }
             ours, theirs = sides["treeopo"](), sides["numpy by level"]()
@@ -199,19 +211,19 @@ def qp() -> None:
     target, order, margin = program_of(*group, 1e-2, 1e-2)
     sides = convex_sides(target, order, margin)
     sides["SLSQP"] = lambda: minimise(Method.QP_CONVEX, target, order, margin, 1.0)
-    report(f"one program, qp-convex, N = 8, E = {len(order)}, margins 0.01", race(sides, 200), "exact")
+    report(f"one program, qp-convex, N = 8, E = {len(order)}, margins 0.01", race(sides, 25), "exact")
     for method in (Method.QP_HARD, Method.QP_SOFT):
         both: Sides = {
             "exact": lambda m=method: solve_exactly(m, target, order, margin, 1.0),
             "SLSQP": lambda m=method: minimise(m, target, order, margin, 1.0),
         }
-        report(f"one program, {method}, N = 8, E = {len(order)}, margins 0.01", race(both, 200), "exact")
+        report(f"one program, {method}, N = 8, E = {len(order)}, margins 0.01", race(both, 25), "exact")
     front: Sides = {
         "exact": lambda: staged_advantages(*group, "qp-hard", solver="exact"),
         "SLSQP": lambda: staged_advantages(*group, "qp-hard"),
         "expectation": lambda: staged_advantages(*group, "expectation"),
     }
-    report("the same group through staged_advantages, qp-hard, checks included", race(front, 200), "exact")
+    report("the same group through staged_advantages, qp-hard, checks included", race(front, 25), "exact")
 
 
 def batch() -> None:
@@ -232,7 +244,15 @@ def batch() -> None:
     for method in ("qp-hard", "qp-convex", "qp-soft"):
         chosen = {"method": method, "margin_pair": 1e-2, "margin_triplet": 1e-2}
         sides = {"exact": side(solver="exact", **chosen), "SLSQP": side(**chosen), "expectation": side()}
-        report(f"1,000 groups of 8, {method}, margins 0.01, checks included", race(sides, 3), "exact")
+        report(f"1,000 groups of 8, {method}, margins 0.01, checks included", race(sides, 5), "exact")
+        flat = staged_advantages_batch(*arrays, AdvantageSettings(method="flat"))
+        margin = np.full(len(flat.order), 1e-2)
+        program = Program(flat.advantage, arrays[-1], flat.order, flat.order_offset, margin)
+        alone: Sides = {
+            solver: partial(solve, program, AdvantageSettings(solver=Solver(solver), **chosen))
+            for solver in ("exact", "slsqp")
+        }
+        report(f"1,000 groups of 8, {method}, the solver alone", race(alone, 5), "exact")
 
 
 def dense() -> None:
@@ -269,9 +289,9 @@ def dense_program(title: str, target: Array, order: Array, margin: Array) -> Non
 
 def compile_time() -> None:
     code = (
-        "import time; start = time.perf_counter(); import treeopo.advantage as a; loaded = time.perf_counter();"
-        "a.staged_advantages([-1, 0], [0, 1], [0, 1], 'expectation'); heuristic = time.perf_counter();"
-        "a.staged_advantages([-1, 0], [0, 1], [0, 1], 'qp-hard', solver='exact'); end = time.perf_counter();"
+        "from time import thread_time as now; start = now(); import treeopo.advantage as a; loaded = now();"
+        "a.staged_advantages([-1, 0], [0, 1], [0, 1], 'expectation'); heuristic = now();"
+        "a.staged_advantages([-1, 0], [0, 1], [0, 1], 'qp-hard', solver='exact'); end = now();"
         "print(loaded - start, heuristic - loaded, end - heuristic)"
     )
     with tempfile.TemporaryDirectory() as cache:

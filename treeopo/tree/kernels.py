@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treeopo.tree.compile import kernel
+from treeopo.tree.topology import NO_PARENT
 
 
 @kernel
@@ -15,13 +16,19 @@ def accumulate(
     success_P: npt.NDArray[Any],
     exists_P: npt.NDArray[np.bool_],
     every_P: npt.NDArray[np.bool_],
-) -> None:
-    """Turn per-node counts into per-subtree counts in place; a node is final when the pass reaches it."""
+) -> int:
+    """Turn per-node counts into per-subtree counts in place; a node is final when the pass reaches it.
+
+    Returns the node whose parent is not an earlier node, where the pass stops, or NO_PARENT.
+    """
     for p in range(parent_P.size - 1, -1, -1):
         total, success = total_P[p], success_P[p]
         exists_P[p] = success > 0
         every_P[p] = success == total
         above = parent_P[p]
-        if above >= 0:
+        if above >= p or above < NO_PARENT:
+            return p
+        if above != NO_PARENT:
             total_P[above] += total
             success_P[above] += success
+    return NO_PARENT

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treeopo.errors import TreeError
-from treeopo.tree.topology import check_parents
+from treeopo.tree.topology import NO_PARENT, as_parents, misplaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,13 @@ def subtree_statistics(parent: npt.ArrayLike, total: npt.NDArray[Any], success: 
     """
     from treeopo.tree.kernels import accumulate  # numba: not before it is needed
 
-    parent_P = check_parents(parent)
+    parent_P = as_parents(parent)
     for name, count in (("total", total), ("success", success)):
         if count.shape != parent_P.shape:
             raise TreeError(f"{name}: expected shape {parent_P.shape} as parent has, got {count.shape}")
     total_P, success_P = np.array(total), np.array(success)
     exists_P, every_P = np.empty(parent_P.size, np.bool_), np.empty(parent_P.size, np.bool_)
-    accumulate(parent_P, total_P, success_P, exists_P, every_P)
+    wrong = accumulate(parent_P, total_P, success_P, exists_P, every_P)
+    if wrong != NO_PARENT:
+        raise misplaced(parent_P, wrong)
     return SubtreeStatistics(total_P, success_P, exists_P, every_P)
