@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from treeopo.errors import ConfigError
+from treeopo.errors import ConfigError, ModelError
 from treeopo.tiny import ensure_tiny
 from treeopo.tiny.cache import default_cache_dir
 
@@ -57,6 +57,18 @@ def times_made(cache: Path) -> int:
 def test_processes_that_ask_at_once_make_the_models_once(tmp_path: Path) -> None:
     assert [finish(process) for process in [start(tmp_path) for _ in range(3)]] == [(0, "")] * 3
     assert times_made(tmp_path) == 1
+
+
+def test_a_process_that_waits_for_another_says_so(tmp_path: Path) -> None:
+    said = "".join(finish(process)[1] for process in [start(tmp_path, "bar"), start(tmp_path, "bar")])
+    assert "another process is making easy-" in said
+    assert times_made(tmp_path) == 1
+
+
+def test_without_torch_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "treeopo.tiny.training", None)
+    with pytest.raises(ModelError, match=r"not installed; pip install 'treeopo\[train\]'"):
+        ensure_tiny("easy", tmp_path)
 
 
 def test_what_is_cached_is_not_made_again(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from treeopo.errors import ConfigError
+from treeopo.errors import ConfigError, ModelError
 from treeopo.problems.staged_arithmetic import Difficulty
 from treeopo.tiny.recipe import RECIPES, Recipe
 
@@ -35,6 +36,7 @@ def ensure_tiny(
 
     Raises:
         ConfigError: there is no such difficulty, or the cache directory cannot be written.
+        ModelError: torch or transformers is not installed.
     """
     if difficulty not in list(Difficulty):
         raise ConfigError(f"embedded model {difficulty!r}: there is {' and '.join(Difficulty)}")
@@ -44,7 +46,7 @@ def ensure_tiny(
     models = TinyModels(directory / "student", directory / "teacher")
     if not directory.is_dir():
         try:
-            with _lock(directory):
+            with _lock(directory, progress):
                 if not directory.is_dir():
                     _make(recipe, directory, progress)
         except OSError as error:
@@ -63,18 +65,27 @@ def default_cache_dir() -> Path:
 
 
 @contextmanager
-def _lock(directory: Path) -> Iterator[None]:
+def _lock(directory: Path, progress: bool) -> Iterator[None]:
     """Held while making `directory`; the system lets go of it when its process ends, however it ends."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with directory.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if progress:
+                print(f"another process is making {directory.name}; waiting for it", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _make(recipe: Recipe, directory: Path, progress: bool) -> None:
     """Build beside `directory`, then rename: whoever sees it sees all of it."""
-    from treeopo.tiny.training import make_models
-
+    try:
+        from treeopo.tiny.training import make_models
+    except ImportError as error:
+        raise ModelError(
+            f"the embedded models cannot be made: {error.name} is not installed; pip install 'treeopo[train]'"
+        ) from error
     for abandoned in directory.parent.glob(f".{directory.name}-*"):
         shutil.rmtree(abandoned)
     building = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
