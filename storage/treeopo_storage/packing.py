@@ -131,4 +131,7 @@ def _encode(column: str, strings: Sequence[str]) -> tuple[Array, Ends]:
 
 def _decode(utf8: Array, ends: Array) -> list[str]:
     blob = utf8.tobytes()
+    if blob.isascii():  # bytes and characters coincide, and slicing text is faster than decoding slices
+        text = blob.decode()
+        return [text[lo:hi] for lo, hi in _spans(ends)]
     return [blob[lo:hi].decode() for lo, hi in _spans(ends)]

@@ -128,11 +128,15 @@ class ZarrColumns:
         if start >= stop:
             return np.empty(0, COLUMNS[column].dtype)
         rows = self._layout(column)
-        parts = [
-            self._read_chunk(column, chunk, max(start - chunk * rows, 0), min(stop - chunk * rows, rows))
-            for chunk in range(start // rows, (stop - 1) // rows + 1)
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        first, last = start // rows, (stop - 1) // rows
+        if first == last:
+            return self._read_chunk(column, first, start - first * rows, stop - first * rows)
+        result = np.empty(stop - start, COLUMNS[column].dtype)
+        for chunk in range(first, last + 1):
+            lo, hi = max(start, chunk * rows), min(stop, (chunk + 1) * rows)
+            result[lo - start : hi - start] = self._read_chunk(column, chunk, lo - chunk * rows, hi - chunk * rows)
+        result.flags.writeable = False  # as the views of a single chunk are
+        return result
 
     def _read_chunk(self, column: str, chunk: int, lo: int, hi: int) -> Array:
         """Rows [lo, hi) of one chunk."""
