@@ -22,8 +22,7 @@ Order = npt.NDArray[Any]
 
 NONE = -1
 
-# Rounds of `_project` in which blocks grow evenly; then every violation is taken as it comes.
-EARLY_ROUNDS = 12
+EARLY_ROUNDS = 12  # of `_project`; after them every violation is taken as it comes
 
 OPTIMAL, DEGENERATE = int(SolveStatus.OPTIMAL), int(SolveStatus.DEGENERATE)
 INFEASIBLE, NOT_CONVERGED = int(SolveStatus.INFEASIBLE), int(SolveStatus.NOT_CONVERGED)
@@ -240,8 +239,7 @@ def _worst(a: Floats, order: Order, margin: Floats) -> float:
 def _project(forest: Forest, target: Floats, order: Order, margin: Floats, a: Floats, block: Ints) -> tuple[int, int]:
     """`project` into a (N,) and block (N,): (status, steps).
 
-    An early round takes the graver violations alone and moves no block twice: blocks that grow evenly need few steps,
-    a block that swallows one sample after another needs many.
+    Blocks that grow evenly need few steps, so early rounds take the graver violations alone and move no block twice.
     """
     N, E = target.size, order.shape[0]
     scale = 1.0
@@ -260,7 +258,7 @@ def _project(forest: Forest, target: Floats, order: Order, margin: Floats, a: Fl
         is_early = round_ <= EARLY_ROUNDS
         threshold = 0.5 * worst if is_early else tolerance
         for e in range(E):
-            i, j = order[e, 0], order[e, 1]
+            i, j = int(order[e, 0]), int(order[e, 1])
             if a[i] - a[j] + margin[e] <= threshold:
                 continue
             if is_early and (forest.moved[i] == round_ or forest.moved[j] == round_):
@@ -342,7 +340,7 @@ def _to_radius(
         s = _next_scale(target, a, block, s)
         if high == np.inf:
             s = min(s, 16.0 * low)
-            if s * np.abs(target).max() > 1e9 * N:
+            if s * s * _squared_norm(target) > 1e18 * N:
                 break
     return NOT_CONVERGED, steps
 
@@ -351,8 +349,9 @@ def _to_radius(
 def _solve(forest: Forest, is_hard: bool, target: Floats, order: Order, margin: Floats, a: Floats) -> tuple[int, int]:
     """`solve_one` into a (N,): (status, steps)."""
     N, given = target.size, _squared_norm(target)
-    is_cone = margin.size == 0 or margin.max() == 0.0
-    steps = 0
+    steps, is_cone = 0, True
+    for e in range(margin.size):
+        is_cone &= margin[e] == 0.0
     if given == 0.0 or is_cone or not is_hard:
         status, steps = _project(forest, target, order, margin, a, np.empty(N, np.int64))
         length = _squared_norm(a)
@@ -364,7 +363,8 @@ def _solve(forest: Forest, is_hard: bool, target: Floats, order: Order, margin: 
         if is_cone:  # a(s) = s P(target), unless the target opposes the order altogether
             if length <= 1e-18 * given:
                 return NOT_CONVERGED, steps
-            a *= np.sqrt(N / length)
+            for n in range(N):
+                a[n] *= np.sqrt(N / length)
             return OPTIMAL, steps
     status, more = _to_radius(forest, target, order, margin, np.inf if is_hard else 1.0, a)
     return status, steps + more
@@ -386,7 +386,10 @@ def solve_groups(
     G = sample_offset.size - 1
     advantage_N = np.empty(target_N.size)
     status_G, steps_G = np.empty(G, np.int64), np.empty(G, np.int64)
-    forest = empty_forest(np.diff(sample_offset).max())
+    largest = 0
+    for g in range(G):
+        largest = max(largest, sample_offset[g + 1] - sample_offset[g])
+    forest = empty_forest(largest)
     for g in range(G):
         samples = slice(sample_offset[g], sample_offset[g + 1])
         edges = slice(order_offset[g], order_offset[g + 1])
