@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping
@@ -52,24 +53,23 @@ def create_store(path: Path | str, meta: StoreMeta) -> None:
     Raises `StoreExistsError`, `TreeDataError` (settings that are not JSON) or `StoreAccessError`.
     """
     attributes = root_attributes(meta, Commit(dict.fromkeys(AXES, 0), dict.fromkeys(COLUMNS, 0)), path)
-    if is_url(path):
-        if _get(_connect(path, read_only=True), "zarr.json") is not None:
-            raise StoreExistsError(f"{path} already holds something; choose another place")
-        with _accessing(path, "create"):
-            _create_group(_connect(path, read_only=False), attributes)
-        return
-    target = Path(path)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise StoreExistsError(f"{path} already exists; choose another path, or open it to continue it")
-    # Built aside and renamed, so that a store either is not there or is whole.
-    aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")
+    exists = StoreExistsError(f"{path} already exists; choose another path, or open it to continue it")
     with _accessing(path, "create"):
+        if (target := _local(path)) is None:
+            if _get(_connect(path, read_only=True), "zarr.json") is not None:
+                raise exists
+            _create_group(_connect(path, read_only=False), attributes)
+            return
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise exists
+        # Built aside and renamed, so that a store either is not there or is whole.
+        aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")
         try:
             _create_group(_DurableLocalStore(aside), attributes)
             aside.rename(target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        sync_path(target.resolve().parent)
+        sync_path(target.parent)
 
 
 def open_store(path: Path | str) -> ColumnarStore:
@@ -87,10 +87,10 @@ def open_writer(path: Path | str) -> ColumnarWriter:
     writer at a time is the caller's duty (a writer that finds foreign commits stops).
     """
     lock = None
-    if not is_url(path):
+    if (directory := _local(path)) is not None:
         ZarrColumns(path)  # what is not a store gets no lock file
         with _accessing(path, "write to"):
-            lock = WriterLock(Path(path))
+            lock = WriterLock(directory)
     try:
         return ColumnarWriter(_ZarrSink(path, lock))
     except BaseException:
@@ -99,8 +99,10 @@ def open_writer(path: Path | str) -> ColumnarWriter:
         raise
 
 
-def is_url(path: Path | str) -> bool:
-    return "://" in str(path)
+def _local(path: Path | str) -> Path | None:
+    """The directory a path or a file:// URL names, None for other URLs."""
+    plain = str(path).removeprefix("file://")
+    return None if "://" in plain else Path(plain).absolute()
 
 
 class ZarrColumns:
@@ -108,20 +110,20 @@ class ZarrColumns:
 
     def __init__(self, path: Path | str, *, read_only: bool = True) -> None:
         self.where = str(path)
-        self._root = None if is_url(path) else Path(path)
+        self._root = _local(path)
         self._store = _connect(path, read_only=read_only)
         self.meta, self.commit_record = self._read_root()
         self._chunk_rows: dict[str, int] = {}
         self._checked: set[tuple[str, int]] = set()
-        self._decoded: dict[str, tuple[int, Array]] = {}
+        self._decoded: dict[str, tuple[Commit, int, Array]] = {}
 
     def committed(self) -> Counts:
-        before, (_, self.commit_record) = self.commit_record, self._read_root()
-        if before.counts != self.commit_record.counts:
+        before, (_, newest) = self.commit_record, self._read_root()
+        if newest != before:
+            self.commit_record = newest
             # The chunks that were last then have since been replaced by fuller ones.
             for name, rows in self._chunk_rows.items():
                 self._checked.discard((name, before.counts[COLUMNS[name].axis] // rows))
-            self._decoded.clear()
         return self.commit_record.counts
 
     def read(self, column: str, start: int, stop: int) -> Array:
@@ -142,11 +144,12 @@ class ZarrColumns:
         """Rows [lo, hi) of one chunk."""
         dtype = np.dtype(COLUMNS[column].dtype)
         if COLUMNS[column].is_text:
-            number, decoded = self._decoded.get(column, (-1, np.empty(0, dtype)))
-            if number != chunk:
-                decoded = np.frombuffer(self._decompress(column, chunk), dtype)
-                self._decoded[column] = chunk, decoded
-            return decoded[lo:hi]
+            # Marked with the commit it was read under: a later one may have put more into the same chunk.
+            commit, remembered = self.commit_record, self._decoded.get(column)
+            if remembered is None or remembered[0] is not commit or remembered[1] != chunk:
+                remembered = commit, chunk, np.frombuffer(self._decompress(column, chunk), dtype)
+                self._decoded[column] = remembered
+            return remembered[2][lo:hi]
         if (column, chunk) not in self._checked:
             return np.frombuffer(self._whole_chunk(column, chunk), dtype)[lo:hi]
         wanted = (hi - lo) * dtype.itemsize
@@ -157,6 +160,7 @@ class ZarrColumns:
 
     def _whole_chunk(self, column: str, chunk: int) -> bytes:
         """A chunk's bytes without its checksum, after checking it."""
+        commit = self.commit_record
         data = self._get(f"{column}/c/{chunk}")
         if data is None:
             raise self._damaged(column, chunk, "is missing")
@@ -166,7 +170,8 @@ class ZarrColumns:
             raise self._damaged(column, chunk, f"has {len(data)} bytes instead of {expected + CRC_BYTES}")
         if google_crc32c.value(body) != int.from_bytes(data[-CRC_BYTES:], "little"):
             raise self._damaged(column, chunk, "fails its checksum")
-        self._checked.add((column, chunk))
+        if commit is self.commit_record:  # another thread may have refreshed meanwhile
+            self._checked.add((column, chunk))
         return body
 
     def _decompress(self, column: str, chunk: int) -> bytes:
@@ -195,12 +200,11 @@ class ZarrColumns:
         return self._chunk_rows[column]
 
     def _array(self, column: str) -> "zarr.Array[Any]":
-        try:
-            return zarr.open_array(self._store, path=column, mode="r")
-        except PermissionError as error:
-            raise StoreAccessError(f"{self.where}: permission denied; cannot read {column}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedStoreError(f"{self.where}: array {column} is missing or unreadable; {RESTORE}") from error
+        with _accessing(self.where, "read"):
+            try:
+                return zarr.open_array(self._store, path=column, mode="r")
+            except (ValueError, KeyError, TypeError) as error:
+                raise DamagedStoreError(f"{self.where}: array {column} is missing or unreadable; {RESTORE}") from error
 
     def _get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
         with _accessing(self.where, "read"):
@@ -323,8 +327,8 @@ class _DurableLocalStore(LocalStore):
 
 
 def _connect(path: Path | str, *, read_only: bool) -> Store:
-    if not is_url(path):
-        return _DurableLocalStore(Path(path), read_only=read_only)
+    if (directory := _local(path)) is not None:
+        return _DurableLocalStore(directory, read_only=read_only)
     try:
         return FsspecStore.from_url(str(path), read_only=read_only)
     except ImportError as error:
@@ -376,3 +380,11 @@ def _accessing(where: Path | str, doing: str) -> Iterator[None]:
         raise StoreAccessError(
             f"{where}: cannot {doing} the store: {os.strerror(error.errno) if error.errno else error}"
         ) from error
+    except _remote_errors() as error:
+        raise StoreAccessError(f"{where}: cannot {doing} the store: {error}") from error
+
+
+def _remote_errors() -> tuple[type[Exception], ...]:
+    """What s3fs lets through when there are no credentials or no server; asked for only once something was raised."""
+    botocore = sys.modules.get("botocore.exceptions")
+    return () if botocore is None else (botocore.BotoCoreError,)

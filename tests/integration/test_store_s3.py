@@ -84,3 +84,13 @@ class TestS3(TreeStoreConformance):
             with pytest.raises((NotAStoreError, StoreAccessError)) as caught:
                 use(f"s3://absent-{uuid4().hex}/trees.zarr")
             assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_an_unreachable_server_is_one_clear_line(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(StoreAccessError, match=r"cannot read the store: .*127\.0\.0\.1:9"):
+        open_store(f"{bucket}/trees.zarr")

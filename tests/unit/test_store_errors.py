@@ -18,15 +18,18 @@ from treeopo_storage import (
     StoreAccessError,
     StoreError,
     StoreExistsError,
+    StoreLockedError,
     StoreMeta,
     TreeDataError,
     create_store,
     open_store,
     open_writer,
 )
+from treeopo_storage.columnar import ColumnarStore
 from treeopo_storage.conformance import assert_same_tree, random_tree
 from treeopo_storage.files import read_range
 from treeopo_storage.root import parse_root
+from treeopo_storage.zarr_store import ZarrColumns
 
 META = StoreMeta("0123456789abcdef", "teacher", {"rollouts": 16})
 
@@ -98,6 +101,13 @@ def test_creating_leaves_nothing_behind_when_it_fails(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_relative_path_and_a_file_url_name_the_same_store(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    with open_writer("trees.zarr"), pytest.raises(StoreLockedError):
+        open_writer(f"file://{path}")
+    assert open_store("trees.zarr").problem_ids() == open_store(f"file://{path}").problem_ids()
+
+
 def test_an_unknown_schema_version_is_refused(path: Path) -> None:
     root = json.loads((path / "zarr.json").read_text())
     root["attributes"]["schema_version"] = 99
@@ -151,6 +161,25 @@ def test_a_chunk_cut_short_under_an_open_reader_is_refused(path: Path) -> None:
     (path / "tokens/id/c/0").write_bytes(b"")
     with pytest.raises(DamagedStoreError, match="is cut short"):
         store.prefix_tokens(1, 0)
+
+
+def test_text_read_across_a_refresh_is_never_the_older_chunk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that began to read a text chunk before a commit must not leave it behind for readers of the commit."""
+    source = ZarrColumns(path)
+    store, decompress = ColumnarStore(source), source._decompress
+
+    def decompress_while_a_writer_commits(column: str, chunk: int) -> bytes:
+        older = decompress(column, chunk)
+        monkeypatch.undo()
+        with open_writer(path) as writer:
+            writer.append([random_tree("new", 9)])
+        assert store.refresh()
+        return older
+
+    monkeypatch.setattr(source, "_decompress", decompress_while_a_writer_commits)
+    store.problem_id(0)
+    assert_same_tree(store.problem(5), random_tree("new", 9))
+    assert store.problem_id(5) == "new"
 
 
 def test_damaged_text_is_refused(path: Path) -> None:
