@@ -91,8 +91,8 @@ EMBEDDED: dict[type[Section], tuple[str, dict[str, Any]]] = {
     TrainConfig: (
         "student",
         {
-            "steps": 25,
-            "learner": {"optimizer": {"learning_rate": 1e-4}},
+            "steps": 60,
+            "learner": {"optimizer": {"learning_rate": 3e-4}, "microbatch_tokens": 2048},
             "rollout": {"batch_size": 128, "max_prompt_tokens": 192, "max_sequence_tokens": 256},
         },
     ),

@@ -23,7 +23,7 @@ class Served:
     adapter: Path | None = None
 
     def without_adapter(self) -> "Served":
-        return Served(self.base, self.base)
+        return Served(BASE, self.base)
 
 
 def resolve(name: str) -> Served:

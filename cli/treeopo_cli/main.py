@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from treeopo_cli import demo, evaluate, inspect_tree, mcts, train
+from treeopo_cli import demo, evaluate, inspect_tree, mcts, store, train
 
 app = typer.Typer(
     name="treeopo",
@@ -17,6 +17,7 @@ app.add_typer(mcts.app, name="mcts", help="Monte Carlo tree search with the teac
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("inspect-tree")(inspect_tree.inspect_tree)
+app.add_typer(store.app, name="store", help="Look after tree stores: info, verify, export, import, merge.")
 app.command("demo")(demo.demo)
 
 
@@ -30,7 +31,7 @@ def main() -> None:
         print(f"treeopo: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1 if isinstance(error, EngineError) else 2)
     except KeyboardInterrupt:
-        print("treeopo: stopped; run the same command again to go on", file=sys.stderr)
+        print("treeopo: stopped; what was finished is kept", file=sys.stderr)
         sys.exit(130)
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -16,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from treeopo.demo import Demo
     from treeopo.evaluation.comparison import Evaluation
+    from treeopo.evaluation.intervals import Interval
     from treeopo.run_directory import RunDirectory
     from treeopo.runs import TrainSummary
     from treeopo.search.build import BuildProgress
@@ -40,32 +43,34 @@ class Bar:
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn(unit),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(compact=True),
             console=console,
         )
+        self._details = Text(style="dim")
+        self._live = Live(Group(self._progress, self._details), console=console)
         self._total = total
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._live.stop()
 
     def notify(self, notice: str) -> None:
         console.print(f"[dim]{notice}[/]")
 
-    def _show(self, description: str, completed: int, total: int, status: str) -> None:
+    def _show(self, description: str, completed: int, total: int, details: str) -> None:
         if self._task is None:
-            self._task = self._progress.add_task(description, total=total, status="")
-        self._progress.update(self._task, completed=completed, total=total, status=status)
+            self._task = self._progress.add_task(description, total=total)
+        self._progress.update(self._task, completed=completed, total=total)
+        self._details.plain = f"  {details}" if details else ""
 
 
 class BuildBar(Bar):
@@ -74,8 +79,8 @@ class BuildBar(Bar):
 
     def advance(self, progress: "BuildProgress", remaining: int, seconds: float) -> None:
         rate = progress.tokens / seconds
-        status = f"{progress.solved_share:.0%} solved, {progress.nodes:,} prefixes, {rate:,.0f} tokens/s"
-        self._show("searching", progress.problems, remaining, status)
+        details = f"{progress.solved_share:.0%} solved, {progress.nodes:,} prefixes, {rate:,.0f} tokens/s"
+        self._show("searching", progress.problems, remaining, details)
 
 
 class TrainBar(Bar):
@@ -84,14 +89,13 @@ class TrainBar(Bar):
 
     def advance(self, step: int, metrics: Mapping[str, float]) -> None:
         seconds = metrics["seconds_waiting"] + metrics["seconds_learning"] + metrics["seconds_publishing"]
-        status = (
+        details = (
             f"reward {metrics['reward']:.2f}, staleness {metrics['staleness_mean']:.2f}, "
-            f"rollouts {metrics['rollout_tokens'] / seconds:,.0f} tokens/s, "
-            f"learning {metrics['train_tokens'] / seconds:,.0f} tokens/s, "
-            f"waited {metrics['seconds_waiting'] / seconds:.0%}"
+            f"rollout {metrics['rollout_tokens'] / seconds:,.0f} and learner {metrics['train_tokens'] / seconds:,.0f} "
+            f"tokens/s, learner waited {metrics['seconds_waiting'] / seconds:.0%}"
         )
         assert self._total is not None
-        self._show("training", step, self._total, status)
+        self._show("training", step, self._total, details)
 
 
 class EvalBar(Bar):
@@ -157,21 +161,18 @@ def train_summary(run: "RunDirectory", summary: "TrainSummary") -> None:
         console.print(f"stopped with a checkpoint; go on with: treeopo train --resume {run.path}")
 
 
+def _interval(interval: "Interval") -> str:
+    return f"{interval.estimate:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+
+
 def evaluation(result: "Evaluation") -> None:
     """One row a model: greedy pass@1, then sampled; below them the paired difference."""
     table = Table(title=f"pass@1 on {result.problems} ({result.count} problems)", title_justify="left")
-    for column in ("model", "greedy", "95% interval", "sampled", "95% interval", "cut short"):
+    for column in ("model", "greedy (95%)", "sampled (95%)", "cut short"):
         table.add_column(column, justify="left" if column == "model" else "right")
     for score in result.scores:
-        sampled = score.sampled
-        table.add_row(
-            score.label,
-            f"{score.greedy.estimate:.3f}",
-            f"{score.greedy.low:.3f} to {score.greedy.high:.3f}",
-            f"{sampled.estimate:.3f}" if sampled else "-",
-            f"{sampled.low:.3f} to {sampled.high:.3f}" if sampled else "-",
-            str(score.truncated),
-        )
+        sampled = _interval(score.sampled) if score.sampled else "-"
+        table.add_row(escape(score.label), _interval(score.greedy), sampled, str(score.truncated))
     console.print(table)
     if result.difference:
         difference = result.difference

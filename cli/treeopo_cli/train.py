@@ -37,7 +37,7 @@ def train(
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="AdamW, falling along a cosine.  [default: 3e-5, embedded 1e-4]", show_default=False),
+        typer.Option(help="AdamW, falling along a cosine.  [default: 3e-5, embedded 3e-4]", show_default=False),
     ] = None,
     seed: Seed = None,
     config: ConfigFile = None,

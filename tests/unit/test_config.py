@@ -28,7 +28,7 @@ def test_defaults_are_the_paper_s() -> None:
 
 
 def test_the_embedded_default_has_its_own_rate_unless_one_is_given() -> None:
-    assert load_config(TrainConfig, file=None, flags=TRAIN).learner.optimizer.learning_rate == 1e-4
+    assert load_config(TrainConfig, file=None, flags=TRAIN).learner.optimizer.learning_rate == 3e-4
     flags = {**TRAIN, "learner.optimizer.learning_rate": 5e-5}
     assert load_config(TrainConfig, file=None, flags=flags).learner.optimizer.learning_rate == 5e-5
 
