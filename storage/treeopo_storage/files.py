@@ -27,9 +27,15 @@ class DurableReplacements:
 
     def __init__(self) -> None:
         self._pending: dict[Path, Path] = {}
+        self._directories: set[Path] = set()  # those with new names in them
 
     def add(self, path: Path, data: memoryview | bytes) -> None:
+        new = path.parent
+        while not new.is_dir():
+            new = new.parent
+            self._directories.add(new)
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._directories.add(path.parent)
         partial = self._pending.setdefault(path, path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial"))
         partial.write_bytes(data)
 
@@ -38,9 +44,9 @@ class DurableReplacements:
             list(pool.map(sync_path, self._pending.values()))
             for path, partial in self._pending.items():
                 partial.replace(path)
-            directories = {parent for path in self._pending for parent in (path.parent, path.parent.parent)}
-            list(pool.map(sync_path, directories))
+            list(pool.map(sync_path, self._directories))
         self._pending.clear()
+        self._directories.clear()
 
 
 def sync_path(path: Path) -> None:

@@ -45,6 +45,7 @@ from treeopo_storage.schema import AXES, COLUMNS, Array, Columns, Counts, StoreM
 CHUNK_ROWS: Final[Mapping[str, int]] = {"problem": 8192, "node": 32768, "token": 262144}
 TEXT_CHUNK_BYTES: Final = 262144
 CRC_BYTES: Final = 4
+CRC_RESIDUE: Final = 0x48674BC7  # the CRC-32C of any bytes followed by their own CRC-32C
 
 
 def create_store(path: Path | str, meta: StoreMeta) -> None:
@@ -158,17 +159,17 @@ class ZarrColumns:
             raise self._damaged(column, chunk, "is missing" if data is None else "is cut short")
         return np.frombuffer(data, dtype)
 
-    def _whole_chunk(self, column: str, chunk: int) -> bytes:
+    def _whole_chunk(self, column: str, chunk: int) -> memoryview:
         """A chunk's bytes without its checksum, after checking it."""
         commit = self.commit_record
         data = self._get(f"{column}/c/{chunk}")
         if data is None:
             raise self._damaged(column, chunk, "is missing")
-        body = data[:-CRC_BYTES]
+        body = memoryview(data)[:-CRC_BYTES]
         expected = None if COLUMNS[column].is_text else self._layout(column) * np.dtype(COLUMNS[column].dtype).itemsize
         if expected is not None and len(body) != expected:
             raise self._damaged(column, chunk, f"has {len(data)} bytes instead of {expected + CRC_BYTES}")
-        if google_crc32c.value(body) != int.from_bytes(data[-CRC_BYTES:], "little"):
+        if google_crc32c.value(data) != CRC_RESIDUE:
             raise self._damaged(column, chunk, "fails its checksum")
         if commit is self.commit_record:  # another thread may have refreshed meanwhile
             self._checked.add((column, chunk))
