@@ -14,7 +14,8 @@ def byte_tokenizer() -> Qwen2Tokenizer:
     """Qwen2's own tokenizer class without a single merge: one token a byte, then the end of text."""
     vocabulary = {character: index for index, character in enumerate(sorted(ByteLevel.alphabet()))}
     vocabulary[END_OF_TEXT] = len(vocabulary)
-    return Qwen2Tokenizer(vocab=vocabulary, merges=[], unk_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT)
+    special = dict.fromkeys(("unk_token", "eos_token", "pad_token"), END_OF_TEXT)
+    return Qwen2Tokenizer(vocab=vocabulary, merges=[], **special)
 
 
 def random_qwen2(directory: Path, *, layers: int = 2, dtype: torch.dtype = torch.float32) -> Path:

@@ -50,6 +50,7 @@ class TrainConfig(Section):
     store: Path
     output: Path
     student: str | None = None  # None: the embedded default
+    retokenize: bool = False  # copy the store under the student's tokenizer where it is another than the teacher's
     method: Method = "tree-opo"
     steps: int = Field(200, ge=1)
     seed: int = Field(0, ge=0)

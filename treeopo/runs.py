@@ -13,16 +13,18 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from treeopo_storage import StoreMeta, TreeStore, TreeWriter, create_store, open_store, open_writer
+from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
 
 from treeopo.advantage import AdvantageSettings, Method, Scope
 from treeopo.config import BuildConfig, EvalConfig, TrainConfig
 from treeopo.engines.in_process import VllmEngine
 from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.errors import ConfigError, ModelError, RunError
+from treeopo.errors import ConfigError, RunError
 from treeopo.evaluation.accuracy import Graded, Scores
 from treeopo.evaluation.accuracy import evaluate as score
 from treeopo.evaluation.answers import Answers
@@ -142,15 +144,14 @@ def train(run: RunDirectory, notify: Notify, on_step: Callable[[int, Metrics], N
     """
     config = run.config
     start, advantage = _plan(config)
-    store = open_store(config.store)
+    store: TreeStore = open_store(config.store)
     problems = str(store.meta.search.get("problems", ""))
     student = config.student or str(embedded(problems).student)
     tokenizer = ModelTokenizer(student)
-    if tokenizer.fingerprint != store.meta.tokenizer_fingerprint:
-        raise ModelError(
-            f"{student!r} has another tokenizer than {store.meta.teacher!r}, which built {config.store}; "
-            "train a student of the same model family, or build a store with a teacher of this one"
-        )
+    if config.retokenize and tokenizer.fingerprint != store.meta.tokenizer_fingerprint:
+        run.begin()
+        store = _retokenized(store, run.path / "retokenized.zarr", tokenizer, notify)
+    check_tokenizer(store.meta, tokenizer.fingerprint)
     sampler = GroupSampler(store, config.rollout, config.seed, start)
     run.begin()
     if not run.is_complete:
@@ -226,15 +227,28 @@ async def _train(
         await engine.close()
 
 
+def _retokenized(store: TreeStore, path: Path, tokenizer: ModelTokenizer, notify: Notify) -> TreeStore:
+    """A copy of `store` at `path` under the student's tokenizer, made anew unless an earlier start finished it."""
+    if not path.exists() or open_store(path).problem_count < store.problem_count:
+        rmtree(path, ignore_errors=True)
+        create_store(path, retokenized_meta(store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size))
+        with open_writer(path) as writer:
+            done = retokenize(store, writer, tokenizer.encode, lambda ids: tokenizer.decode(list(ids)))
+        notify(f"{done.prefixes} prefixes re-tokenised, {done.changed} no longer decode to their text")
+    return open_store(path)
+
+
 def _plan(config: TrainConfig) -> tuple[Start, AdvantageSettings]:
     """Where a method's groups start, and how their rewards become advantages."""
     advantage = config.advantage
     if config.method == "grpo":
         return Start.ROOT, AdvantageSettings(method=Method.GRPO, standardize=advantage.standardize)
-    if advantage.method in (Method.GRPO, Method.MC, Method.POSTERIOR) or advantage.scope is Scope.HISTORY:
+    if advantage.method is Method.GRPO:
+        raise ConfigError("advantage.method grpo belongs to --method grpo, whose groups start at the root")
+    if advantage.baseline is Method.MC or advantage.scope is Scope.HISTORY:
         raise ConfigError(
-            f"tree-opo cannot train with advantage.method {advantage.method}, scope {advantage.scope} yet: "
-            "use flat, trace, expectation, optimistic, pessimistic, loo or a qp- variant with scope group"
+            f"advantage.method {advantage.method} with scope {advantage.scope}: the trainer takes no extra rollouts "
+            "and keeps no history yet; use any other method, with scope group"
         )
     return Start.TRACE if advantage.method is Method.TRACE else Start.PREFIX, advantage
 

@@ -23,7 +23,7 @@ def train(
     advantage: Annotated[
         str | None,
         typer.Option(
-            help="expectation, optimistic, pessimistic, flat, trace, loo, qp-hard, qp-convex or qp-soft.  "
+            help="expectation, optimistic, pessimistic, flat, trace, loo, posterior, qp-hard, qp-convex or qp-soft.  "
             "[default: expectation]",
             show_default=False,
         ),
@@ -38,6 +38,10 @@ def train(
     learning_rate: Annotated[
         float | None,
         typer.Option(help="AdamW, falling along a cosine.  [default: 3e-5, embedded 3e-4]", show_default=False),
+    ] = None,
+    retokenize: Annotated[
+        bool | None,
+        typer.Option("--retokenize", help="Encode the store's steps anew if the student's tokenizer is another."),
     ] = None,
     seed: Seed = None,
     config: ConfigFile = None,
@@ -63,6 +67,7 @@ def train(
             "method": method,
             "advantage.method": advantage,
             "steps": steps,
+            "retokenize": retokenize,
             "seed": seed,
             "learner.optimizer.learning_rate": learning_rate,
             "rollout.max_staleness": None if asynchronous is None else int(asynchronous),
