@@ -7,13 +7,14 @@ rate over prefixes are known exactly. Every method sees the same groups of 8 sam
 (1/N) sum_k a_k grad log pi(c_k | p_k) of one group and G the exact gradient:
 
 scale       <E g, G> / |G|^2: how much of the gradient is left; the learning rate absorbs it
-bias        |E g - scale G| / (scale |G|), in %: what points elsewhere; sampling noise is subtracted
+bias        |E g - scale G| / (scale |G|), in %: what points elsewhere, pooled over trees, sampling noise subtracted
 noise       trace Cov(g) / (scale |G|)^2 relative to `flat`, in %: variance at equal progress
 per sample  the same, times the samples a method spends: mc pays for its extra rollouts
 satisfied   share of order constraints that hold, in %
 variance    of the advantages within a group
 
-Medians over trees. Rows "on chains" draw each group from one path, so they have their own gradient and their own flat.
+The other columns are medians over trees. Bias below about 5 % is what sampling noise leaves: `flat` has none. Rows
+"on chains" draw each group from one path, so they have their own gradient and their own flat.
 
 `coupling` says how much of the score points from failures to successes. At 0 a completion differs from another in many
 ways besides success, as texts do; V* then minimises the variance of the gradient as it does that of the advantages
@@ -163,10 +164,10 @@ def measure(world: World, name: str, shape: tuple[int, int], seed: int) -> dict[
     mean, covariance_trace = estimate.mean(axis=0), float(estimate.var(axis=0, ddof=1).sum())
     scale = float(mean @ exact) / size
     off = mean - scale * exact
-    bias_squared = max(0.0, float(off @ off) - covariance_trace / shape[0])
     return {
         "scale": scale,
-        "bias": 100.0 * np.sqrt(bias_squared / size) / scale,
+        "bias_squared": float(off @ off) - covariance_trace / shape[0],
+        "signal": scale * scale * size,
         "noise": covariance_trace / (scale * scale * size),
         "spent": float(spent),
         "satisfied": 100.0 * float(np.nanmean(batch.satisfaction)),
@@ -195,8 +196,9 @@ def main() -> None:
         relative = [100.0 * row["noise"] / flat["noise"] for row, flat in zip(rows, base, strict=True)]
         spent = rows[0]["spent"] / options.samples
         median = {key: float(np.median([row[key] for row in rows])) for key in rows[0]}
+        bias = 100.0 * np.sqrt(max(0.0, sum(row["bias_squared"] for row in rows)) / sum(row["signal"] for row in rows))
         print(
-            f"| {name} | {median['scale']:.2f} | {median['bias']:.1f} | {np.median(relative):.0f} "
+            f"| {name} | {median['scale']:.2f} | {bias:.1f} | {np.median(relative):.0f} "
             f"| {spent * np.median(relative):.0f} | {median['satisfied']:.1f} | {median['variance']:.3f} |"
         )
 
