@@ -95,7 +95,9 @@ def _train(
             tokenizer(list(prompts))["input_ids"], tokenizer(list(solutions))["input_ids"], strict=True
         )
     ]
-    settings = SupervisedSettings(phase.steps, phase.batch_size, phase.learning_rate, seed=phase.seed)
+    settings = SupervisedSettings(
+        phase.steps, phase.batch_size, phase.learning_rate, bf16_autocast=_multiplies_bf16(), seed=phase.seed
+    )
     with _threads(_THREADS):
         train_supervised(model, examples, settings, tokenizer.pad_token_id, on_step)
 
@@ -106,6 +108,12 @@ def _save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, directory: Path) -
     saved.load_state_dict(weights)
     saved.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+def _multiplies_bf16() -> bool:
+    """Whether the CPU has bf16 instructions: without them autocast emulates bf16, slowly."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 @contextmanager
