@@ -25,7 +25,8 @@ def info(store: StorePath, as_json: Annotated[bool, typer.Option("--json", help=
         return
     width = max(map(len, summary))
     for name, value in summary.items():
-        typer.echo(f"{name.replace('_', ' '):{width}}  {json.dumps(value) if isinstance(value, dict) else value}")
+        shown = value if isinstance(value, str) and value.isprintable() else json.dumps(value)
+        typer.echo(f"{name.replace('_', ' '):{width}}  {shown}")
 
 
 @app.command()

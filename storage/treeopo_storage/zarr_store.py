@@ -216,9 +216,8 @@ class ZarrColumns:
     def _read_root(self) -> tuple[StoreMeta, Commit]:
         if (data := self._get("zarr.json")) is None:
             there = self._root is None or self._root.exists()
-            raise NotAStoreError(
-                f"{self.where} is not a tree store" if there else f"there is no tree store at {self.where}"
-            )
+            what = f"{self.where} is not a tree store" if there else f"there is no tree store at {self.where}"
+            raise NotAStoreError(f"{what}; give the path that a search or an import wrote")
         return parse_root(data, self.where)
 
     def _damaged(self, column: str, chunk: int, what: str) -> DamagedStoreError:
