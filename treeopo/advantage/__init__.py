@@ -5,7 +5,8 @@ settings.py    AdvantageSettings, the paper's values as defaults
 result.py      what comes back
 checks.py      what a caller can get wrong
 baselines.py   V of every prefix
-kernels.py     compiled passes: baselines, order constraints, centring, satisfaction
+order.py       the constraints of a group, read off its tree
+kernels.py     compiled passes: loo, posterior, centring, satisfaction, residuals
 qp.py          the program's variants; slsqp.py, exact.py and soft.py solve them
 
 Importing this package loads numpy alone; numba and scipy.optimize come with the first call that needs them.

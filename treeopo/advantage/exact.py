@@ -307,10 +307,8 @@ def _next_scale(target: Floats, a: Floats, block: Ints, s: float) -> float:
 
 
 @kernel
-def _to_radius(
-    forest: Forest, target: Floats, order: Order, margin: Floats, largest: float, a: Floats
-) -> tuple[int, int]:
-    """a(s) = P(s target) with |a(s)|^2 = N and s < largest, into a (N,): (status, steps).
+def _to_radius(forest: Forest, target: Floats, order: Order, margin: Floats, a: Floats) -> tuple[int, int]:
+    """a(s) = P(s target) with |a(s)|^2 = N, into a (N,): (status, steps).
 
     Where the blocks stay the same a(s) is affine in s, so each attempt solves the quadratic of the current piece; a
     bracket catches the attempts that leave it. INFEASIBLE if even P(0), the least norm, is too long. NOT_CONVERGED if
@@ -318,7 +316,7 @@ def _to_radius(
     """
     N = target.size
     block = np.empty(N, np.int64)
-    low, high, s, steps = 0.0, largest, np.sqrt(N / _squared_norm(target)), 0
+    low, high, s, steps = 0.0, np.inf, np.sqrt(N / _squared_norm(target)), 0
     for attempt in range(200):
         if attempt == 3 and low == 0.0:  # still too long: is any s short enough?
             status, taken = _project(forest, 0.0 * target, order, margin, a, block)
@@ -366,7 +364,8 @@ def _solve(forest: Forest, is_hard: bool, target: Floats, order: Order, margin: 
             for n in range(N):
                 a[n] *= np.sqrt(N / length)
             return OPTIMAL, steps
-    status, more = _to_radius(forest, target, order, margin, np.inf if is_hard else 1.0, a)
+    # For the ball |P(target)| > sqrt(N), so that s < 1: the multiplier of the ball is 1/s - 1 (fact 4 for the sphere).
+    status, more = _to_radius(forest, target, order, margin, a)
     return status, steps + more
 
 

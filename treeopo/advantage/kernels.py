@@ -1,4 +1,4 @@
-"""Compiled passes over a forest with one tree per group: baselines that need one, the order, per-group results.
+"""Compiled passes over a forest with one tree per group: baselines that need one, and per-group results.
 
 Shapes: P nodes and N samples of all groups together; `node_N` indexes the forest; parents precede children.
 """
@@ -66,94 +66,6 @@ def shrunken(
             p = shared_P[parent_P[p]] if parent_P[p] >= 0 else NONE
         value_N[n] = value + left * prior_mean
     return value_N
-
-
-@kernel
-def tree_order(
-    parent_P: Ints, node_N: Ints, failed_N: npt.NDArray[np.bool_], sample_offset: Ints
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], Ints, Ints]:
-    """Constraints of SPEC §4 in O(P + N + E): order_E2 (group-local samples), is_pair_E, order_offset, dropped_G.
-
-    Nodes on a path are reached through `above`, the nearest ancestor with a failing sample, so every step of a walk
-    yields a constraint; siblings are reached through their parent's list of nodes without a successful descendant.
-    """
-    P, N, G = parent_P.size, node_N.size, sample_offset.size - 1
-    failing_P, success_P = np.zeros(P, np.int64), np.zeros(P, np.int64)
-    first_P, next_N = np.full(P, NONE), np.empty(N, np.int64)  # failing samples of a node, ascending
-    for n in range(N - 1, -1, -1):
-        if failed_N[n]:
-            failing_P[node_N[n]] += 1
-            next_N[n] = first_P[node_N[n]]
-            first_P[node_N[n]] = n
-        else:
-            success_P[node_N[n]] += 1
-
-    subtree_P = success_P.copy()
-    above_P, failing_above_P = np.empty(P, np.int64), np.zeros(P, np.int64)
-    for p in range(P - 1, -1, -1):
-        if parent_P[p] >= 0:
-            subtree_P[parent_P[p]] += subtree_P[p]
-    for p in range(P):
-        q = parent_P[p]
-        above_P[p] = NONE if q < 0 else (q if failing_P[q] > 0 else above_P[q])
-        failing_above_P[p] = 0 if q < 0 else failing_above_P[q] + failing_P[q]
-
-    # Among failing siblings that never succeeded themselves: `proven` have a successful descendant, `barren` have not.
-    proven_P, proven_squares_P, barren_P = np.zeros(P, np.int64), np.zeros(P, np.int64), np.zeros(P, np.int64)
-    first_barren_P, next_barren_P = np.full(P, NONE), np.full(P, NONE)
-    for p in range(P - 1, -1, -1):
-        q = parent_P[p]
-        if q < 0 or failing_P[p] == 0 or success_P[p] > 0:
-            continue
-        if subtree_P[p] > 0:
-            proven_P[q] += failing_P[p]
-            proven_squares_P[q] += failing_P[p] ** 2
-        else:
-            barren_P[q] += failing_P[p]
-            next_barren_P[p] = first_barren_P[q]
-            first_barren_P[q] = p
-
-    order_offset, dropped_G = np.zeros(G + 1, np.int64), np.zeros(G, np.int64)
-    for g in range(G):
-        E = 0
-        for n in range(sample_offset[g], sample_offset[g + 1]):
-            p = node_N[n]
-            q = parent_P[p]
-            if not failed_N[n]:
-                E += failing_above_P[p]
-            elif q >= 0 and success_P[p] == 0 and subtree_P[p] > 0:
-                E += barren_P[q]
-                # Each sample counts its partners on other proven siblings: every mutual pair is met twice.
-                dropped_G[g] += proven_P[q] - failing_P[p]
-        dropped_G[g] //= 2
-        order_offset[g + 1] = order_offset[g] + E
-
-    order_E2 = np.empty((order_offset[G], 2), np.int32)
-    is_pair_E = np.empty(order_offset[G], np.bool_)
-    e = 0
-    for g in range(G):
-        start = sample_offset[g]
-        for n in range(start, sample_offset[g + 1]):
-            p = node_N[n]
-            if not failed_N[n]:
-                p = above_P[p]
-                while p != NONE:
-                    i = first_P[p]
-                    while i != NONE:
-                        order_E2[e, 0], order_E2[e, 1], is_pair_E[e] = i - start, n - start, True
-                        e += 1
-                        i = next_N[i]
-                    p = above_P[p]
-            elif parent_P[p] >= 0 and success_P[p] == 0 and subtree_P[p] > 0:
-                c = first_barren_P[parent_P[p]]
-                while c != NONE:
-                    j = first_P[c]
-                    while j != NONE:
-                        order_E2[e, 0], order_E2[e, 1], is_pair_E[e] = n - start, j - start, False
-                        e += 1
-                        j = next_N[j]
-                    c = next_barren_P[c]
-    return order_E2, is_pair_E, order_offset, dropped_G
 
 
 @kernel

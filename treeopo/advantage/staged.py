@@ -91,6 +91,7 @@ def _advantages(
     # numba takes half a second to import, so only those who compute advantages pay for it.
     from treeopo.advantage import kernels, qp
     from treeopo.advantage.baselines import baseline, hoeffding_half_width
+    from treeopo.advantage.order import tree_order
 
     if given_order is None:
         check_binary(forest, "the order of a tree")
@@ -104,7 +105,7 @@ def _advantages(
 
     pair, triplet = settings.margins
     if given_order is None:
-        order_E2, is_pair_E, order_offset, dropped_G = kernels.tree_order(
+        order_E2, is_pair_E, order_offset, dropped_G = tree_order(
             forest.parent, forest.node, forest.reward == 0.0, forest.sample_offset
         )
         margin_E = np.where(is_pair_E, pair, triplet)
