@@ -16,6 +16,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from tests.processes import engines, is_alive
 from tests.tiny_models import VOCABULARY, random_qwen2
 from treeopo.engines.in_process import EngineOptions, VllmEngine
 from treeopo.engines.tokenizer import ModelTokenizer
@@ -182,8 +183,9 @@ async def test_the_saved_adapter_serves_in_vllm_s_own_lora_format(
 
 
 async def test_a_killed_engine_is_reported_as_dead_and_its_log_is_named(model: Path) -> None:
+    before = set(engines(os.getpid()))
     doomed = VllmEngine.start(str(model), EngineOptions(max_model_tokens=128))
-    (child,) = set(engine_processes(os.getpid())) - set(_BEFORE)
+    (child,) = set(engines(os.getpid())) - before
     request = asyncio.create_task(doomed.generate(Request([1, 2], 100, seed=0)))
     await asyncio.sleep(0.01)
     os.kill(child, signal.SIGKILL)
@@ -207,37 +209,16 @@ async def test_an_engine_dies_with_the_process_that_started_it(model: Path, tmp_
     parent = subprocess.Popen([sys.executable, str(script), str(model)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     assert await asyncio.to_thread(parent.stdout.readline) == "ready\n"
-    children = engine_processes(parent.pid)
-    assert children
+    orphans = engines(parent.pid)
+    assert orphans
     parent.kill()
     parent.wait()
     deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+    while any(map(is_alive, orphans)) and time.monotonic() < deadline:
         await asyncio.sleep(0.1)
-    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+    assert not any(map(is_alive, orphans))
 
 
 async def test_a_model_with_fewer_positions_than_asked_for_is_refused_before_anything_starts(model: Path) -> None:
     with pytest.raises(ModelError, match=r"reads 512 tokens, fewer than the 4096 asked for"):
         VllmEngine.start(str(model), EngineOptions(max_model_tokens=4096))
-
-
-def engine_processes(parent: int) -> list[int]:
-    """Children of `parent` that are engines, by the name vLLM gives them."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            pid, rest = int(stat.parent.name), stat.read_text().rpartition(")")[2].split()
-            if int(rest[1]) == parent and "EngineCore" in (stat.parent / "cmdline").read_text():
-                found.append(pid)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
-_BEFORE: list[int] = []
-
-
-@pytest.fixture(autouse=True)
-def _remember_engines() -> None:
-    _BEFORE[:] = engine_processes(os.getpid())

@@ -17,6 +17,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from treeopo_storage import open_store
 
+from tests.processes import children, is_alive
 from tests.tiny_models import random_qwen2
 from treeopo.metrics import read_metrics
 from treeopo.problems.spec import load_problems
@@ -41,23 +42,13 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     return out
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+    """Wait for a condition, and fail if `process` ends before it holds."""
     deadline = time.monotonic() + 300
     while not condition():
-        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert process is None or process.poll() is None, process.communicate()[1][-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def children(parent: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
-                found.append(int(stat.parent.name))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +68,7 @@ def store(workplace: Path) -> Path:
         return open_store(path).problem_count if (path / "zarr.json").exists() else 0
 
     killed = start(*command, cwd=workplace)
-    wait_for(lambda: committed() >= 16, killed)
+    wait_until(lambda: committed() >= 16, killed)
     killed.kill()
     killed.communicate()
     assert 16 <= committed() < PROBLEMS
@@ -96,18 +87,19 @@ def run(workplace: Path, store: Path) -> Path:
 
     first = ["train", store, "--student", "model", "-o", path, "--steps", STEPS, *ROLLOUT]
     killed = start(*first, "--set", "checkpoint_every=2", cwd=workplace)
-    wait_for(lambda: steps() >= 3, killed)
+    wait_until(lambda: steps() >= 3, killed)
     killed.kill()
     killed.communicate()
     before = steps()
     assert before < STEPS
 
     stopped = start("train", "--resume", path, cwd=workplace)
-    wait_for(lambda: steps() > before, stopped)
-    engines = children(stopped.pid)
+    wait_until(lambda: steps() > before, stopped)
+    running = children(stopped.pid)
+    assert running
     stopped.send_signal(signal.SIGINT)
     assert f"--resume {path}" in finish(stopped).replace("\n", "")
-    assert not [pid for pid in engines if Path(f"/proc/{pid}").exists()]
+    wait_until(lambda: not any(map(is_alive, running)))
     assert steps() < STEPS
 
     out = finish(start("train", "--resume", path, cwd=workplace))
