@@ -27,8 +27,8 @@ def groups(draw, max_nodes=MAX_NODES, max_samples=MAX_SAMPLES):
 
 
 @st.composite
-def programs(draw, max_samples=9, max_edges=16, margins=(0.0, 1e-3, 1e-2, 0.3)):
-    """(centred target, acyclic order, margins) of one program with real-valued targets."""
+def programs(draw, max_samples=9, max_edges=16, margins=(0.0, 1e-3, 1e-2, 0.3), acyclic=True):
+    """(centred target, order, margins) of one program with real-valued targets."""
     N = draw(st.integers(1, max_samples))
     target = np.array(draw(st.lists(st.floats(-2, 2, width=16), min_size=N, max_size=N)), dtype=np.float64)
     rank = draw(st.permutations(range(N)))
@@ -38,7 +38,9 @@ def programs(draw, max_samples=9, max_edges=16, margins=(0.0, 1e-3, 1e-2, 0.3)):
         if N > 1
         else []
     )
-    order = np.array([sorted(pair, key=rank.index) for pair in pairs], dtype=np.int32).reshape(-1, 2)
+    if acyclic:
+        pairs = [sorted(pair, key=rank.index) for pair in pairs]
+    order = np.array(pairs, dtype=np.int32).reshape(-1, 2)
     margin = np.array(
         draw(st.lists(st.sampled_from(margins), min_size=len(pairs), max_size=len(pairs))), dtype=np.float64
     )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from treeopo.advantage import AdvantageSettings, SolveStatus, staged_advantages, staged_advantages_batch
+from treeopo.advantage import AdvantageSettings, SolveStatus, slsqp, soft, staged_advantages, staged_advantages_batch
 from treeopo.errors import GroupError
 
 # 1 failed with a success below it at 2; its sibling 3 failed with none: one pair, one triplet.
@@ -102,6 +102,29 @@ def test_a_target_that_opposes_the_order_is_reported_by_the_exact_solver():
     assert result.solve is not None
     assert result.solve.status is SolveStatus.NOT_CONVERGED
     assert np.isfinite(result.advantage).all()
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_ITERATIONS", 1), ("RESIDUAL_TOLERANCE", -1.0)])
+def test_a_search_cut_short_or_off_its_conditions_is_replaced_by_the_soft_optimum(monkeypatch, limit, value):
+    monkeypatch.setattr(slsqp, limit, value)
+    result = staged_advantages(PARENT, NODE, REWARD, "qp-hard")
+    soft_result = staged_advantages(
+        PARENT, NODE, REWARD, "qp-soft", solver="exact", margin_pair=0.0, margin_triplet=1e-2
+    )
+    assert result.solve is not None
+    assert result.solve.status is SolveStatus.NOT_CONVERGED
+    assert np.array_equal(result.advantage, soft_result.advantage)
+
+
+def test_the_soft_program_backtracks_where_full_newton_steps_would_cycle():
+    order = [[3, 5], [3, 4], [2, 1], [3, 1], [4, 1], [6, 0], [0, 4], [6, 4], [5, 3], [2, 4], [3, 5], [6, 5], [4, 0]]
+    order += [[5, 4], [1, 0]]
+    margin = np.array([2.0, 0.01, 0.3, 2.0, 0.01, 0.0, 0.3, 0.0, 0.0, 0.3, 0.0, 2.0, 2.0, 0.3, 0.01])
+    target = np.array([0.0071, 0.1306, -0.1195, -0.0209, 0.0267, 0.0749, -0.0989])
+    status, a, steps = soft.soften(target, np.array(order, dtype=np.int32), margin, 100.0)
+    assert status == SolveStatus.OPTIMAL
+    assert steps < 30
+    assert a.sum() == pytest.approx(target.sum(), abs=1e-12)
 
 
 def test_slsqp_refuses_a_jacobian_that_would_not_fit():
