@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from treeopo.advantage import AdvantageSettings, SolveStatus, slsqp, soft, staged_advantages, staged_advantages_batch
+from treeopo.advantage import (
+    AdvantageSettings,
+    Method,
+    SolveStatus,
+    slsqp,
+    soft,
+    staged_advantages,
+    staged_advantages_batch,
+)
+from treeopo.advantage.qp import norm_residual
 from treeopo.errors import GroupError
 
 # 1 failed with a success below it at 2; its sibling 3 failed with none: one pair, one triplet.
@@ -114,6 +123,13 @@ def test_a_search_cut_short_or_off_its_conditions_is_replaced_by_the_soft_optimu
     assert result.solve is not None
     assert result.solve.status is SolveStatus.NOT_CONVERGED
     assert np.array_equal(result.advantage, soft_result.advantage)
+
+
+def test_the_norm_residual_is_a_distance_whatever_the_side():
+    excess = np.array([-0.5, 0.0, 0.5])
+    assert norm_residual(Method.QP_HARD, excess).tolist() == [0.5, 0.0, 0.5]
+    assert norm_residual(Method.QP_CONVEX, excess).tolist() == [0.0, 0.0, 0.5]
+    assert norm_residual(Method.QP_SOFT, excess).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_the_soft_program_backtracks_where_full_newton_steps_would_cycle():
