@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from treeopo_storage import Action, ProblemTree, StoreMeta
+from treeopo_storage.schema import COLUMNS
 from treeopo_storage.streaming import stream_problems
 
 META = StoreMeta("0123456789abcdef", "benchmark")
@@ -109,12 +110,12 @@ def _as_json(tree: ProblemTree) -> dict[str, object]:
 # Each measurement returns work done and seconds; its name is the side and what it does.
 
 
-def store_open(work: Path) -> tuple[float, float]:
+def store_open(work: Path, name: str = "trees.zarr") -> tuple[float, float]:
     from treeopo_storage.zarr_store import open_store
 
     start = time.perf_counter()
-    open_store(work / "trees.zarr").problem_count  # noqa: B018
-    return 1, time.perf_counter() - start
+    count = open_store(work / name).node_count
+    return count, time.perf_counter() - start
 
 
 def _groups(problems: int) -> list[tuple[int, list[int]]]:
@@ -192,7 +193,7 @@ def zarr_tree_stream(work: Path) -> tuple[float, float]:
     import zarr
 
     group = zarr.open_group(work / "trees.zarr", mode="r")
-    arrays = [group[name] for name in _columns()]
+    arrays = [group[name] for name in COLUMNS]
 
     def once() -> None:
         for array in arrays:
@@ -229,7 +230,7 @@ def zarr_append(work: Path, batch: int = APPEND_PROBLEMS, limit: int | None = No
     problems = min(limit or count, count)
     with tempfile.TemporaryDirectory(dir=work) as directory:
         create_store(f"{directory}/copy.zarr", META)
-        arrays = {name: zarr.open_array(f"{directory}/copy.zarr/{name}") for name in _columns()}
+        arrays = {name: zarr.open_array(f"{directory}/copy.zarr/{name}") for name in COLUMNS}
         for start in range(0, problems, batch):
             columns = read_block(source.read, start, min(start + batch, problems))
             began = time.perf_counter()
@@ -237,14 +238,6 @@ def zarr_append(work: Path, batch: int = APPEND_PROBLEMS, limit: int | None = No
                 arrays[name].append(rows)
             seconds += time.perf_counter() - began
     return problems, seconds
-
-
-def store_append_small(work: Path) -> tuple[float, float]:
-    return store_append(work, SMALL_PROBLEMS, SMALL_APPENDS * SMALL_PROBLEMS)
-
-
-def zarr_append_small(work: Path) -> tuple[float, float]:
-    return zarr_append(work, SMALL_PROBLEMS, SMALL_APPENDS * SMALL_PROBLEMS)
 
 
 def store_structure(work: Path) -> tuple[float, float]:
@@ -257,22 +250,22 @@ def store_structure(work: Path) -> tuple[float, float]:
     return len(loaded[1]), time.perf_counter() - start
 
 
-def store_structure_open(work: Path) -> tuple[float, float]:
-    from treeopo_storage.zarr_store import open_store
-
-    start = time.perf_counter()
-    count = open_store(work / "structure.zarr").node_count
-    return count, time.perf_counter() - start
-
-
+SMALL = {"batch": SMALL_PROBLEMS, "limit": SMALL_APPENDS * SMALL_PROBLEMS}
 MEASUREMENTS: dict[str, Callable[[Path], tuple[float, float]]] = {
-    function.__name__: function
-    for function in (
-        store_open, store_groups, arrow_groups, store_prefix_stream, arrow_prefix_stream, store_tree_stream,
-        zarr_tree_stream, store_append, zarr_append, store_append_small, zarr_append_small, store_structure,
-        store_structure_open,
-    )
-}  # fmt: skip
+    "store_open": store_open,
+    "structure_open": lambda work: store_open(work, "structure.zarr"),
+    "store_structure": store_structure,
+    "store_groups": store_groups,
+    "arrow_groups": arrow_groups,
+    "store_prefix_stream": store_prefix_stream,
+    "arrow_prefix_stream": arrow_prefix_stream,
+    "store_tree_stream": store_tree_stream,
+    "zarr_tree_stream": zarr_tree_stream,
+    "store_append": store_append,
+    "zarr_append": zarr_append,
+    "store_append_small": lambda work: store_append(work, **SMALL),
+    "zarr_append_small": lambda work: zarr_append(work, **SMALL),
+}
 
 
 def _best(once: Callable[[], object]) -> float:
@@ -284,12 +277,6 @@ def _best(once: Callable[[], object]) -> float:
     return min(seconds)
 
 
-def _columns() -> list[str]:
-    from treeopo_storage.schema import COLUMNS
-
-    return list(COLUMNS)
-
-
 def _rows(work: Path) -> Mapping[str, int]:
     from treeopo_storage.zarr_store import ZarrColumns
 
@@ -298,8 +285,6 @@ def _rows(work: Path) -> Mapping[str, int]:
 
 def _array_bytes(work: Path) -> int:
     """Bytes of the committed rows, uncompressed."""
-    from treeopo_storage.schema import COLUMNS
-
     counts = _rows(work)
     return sum(counts[column.axis] * np.dtype(column.dtype).itemsize for column in COLUMNS.values())
 
@@ -383,12 +368,9 @@ def report(work: Path) -> None:
         "Arrow (prefix tokens only)": os.path.getsize(work / "rows.arrow") / problems,
     }
     print("\non disk:", ", ".join(f"{name} {size / 1e3:.1f} kB a problem" for name, size in sizes.items()))
-    opened, loaded = measure(work, "store_structure_open"), measure(work, "store_structure")
-    print(
-        f"structure of {opened['rate'] * opened['seconds']:,.0f} prefixes: open {opened['seconds'] * 1e3:.1f} ms,",
-        end=" ",
-    )
-    print(f"load {loaded['seconds']:.2f} s, peak {loaded['peak_mib']:.0f} MiB")
+    opened, loaded = measure(work, "structure_open"), measure(work, "store_structure")
+    print(f"structure of {opened['rate'] * opened['seconds']:,.0f} prefixes: open {opened['seconds'] * 1e3:.1f} ms")
+    print(f"its parents, depths and offsets: {loaded['seconds']:.2f} s, peak {loaded['peak_mib']:.0f} MiB")
 
 
 def sweep(work: Path, prefixes: int) -> None:
@@ -406,7 +388,7 @@ def sweep(work: Path, prefixes: int) -> None:
                     writer.append(batch)
             here = Path(directory)
             groups, stream = (measure(here, name)["rate"] for name in ("store_groups", "store_tree_stream"))
-            amount, seconds = store_append_small(here)
+            amount, seconds = MEASUREMENTS["store_append_small"](here)
             files = sum(1 for entry in here.rglob("*") if entry.is_file())
             print(
                 f"| {token_rows} | {node_rows} | {groups:,.0f} | {amount / seconds:,.0f} | {stream / 1e6:,.0f} "
