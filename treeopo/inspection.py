@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from treeopo_storage import ProblemTree, StoreMeta, open_store
+from treeopo_storage.streaming import problem_blocks
 
 from treeopo.errors import InputError
 from treeopo.search.report import TreeReport, report_trees
@@ -11,7 +12,8 @@ from treeopo.search.report import TreeReport, report_trees
 def overview(path: Path) -> tuple[StoreMeta, TreeReport]:
     """How a store was made, and what is committed in it."""
     store = open_store(path)
-    return store.meta, report_trees(store.problem(index) for index in range(store.problem_count))
+    blocks = problem_blocks(store.structure().first_node)
+    return store.meta, report_trees(tree for start, stop in blocks for tree in store.problems(start, stop))
 
 
 def find_problem(path: Path, name: str) -> ProblemTree:

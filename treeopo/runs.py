@@ -281,7 +281,7 @@ def evaluate(config: EvalConfig, notify: Notify, on_progress: Callable[[int, int
         EngineError: an engine failed.
     """
     problem_set = load_problem_set(config.problems, config.limit)
-    first = resolve(config.model or str(embedded(config.problems).student))
+    first = resolve(config.model) if config.model else _embedded_student(config.problems)
     models = [first]
     if config.against is not None:
         models.append(first.without_adapter() if config.against == BASE else resolve(config.against))
@@ -297,6 +297,10 @@ def evaluate(config: EvalConfig, notify: Notify, on_progress: Callable[[int, int
         evaluation = compare(problem_set.spec, [model.label for model in models], scores)
         answers.finish(evaluation)
     return evaluation
+
+
+def _embedded_student(problems: str) -> Served:
+    return Served("embedded student", str(embedded(problems).student))
 
 
 async def _evaluate(

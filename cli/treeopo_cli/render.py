@@ -1,5 +1,6 @@
 """What a person sees: progress bars, tables and trees."""
 
+from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -62,6 +63,8 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
+        if not console.is_terminal:
+            console.print()
 
     def notify(self, notice: str) -> None:
         console.print(f"[dim]{notice}[/]")
@@ -86,13 +89,17 @@ class BuildBar(Bar):
 class TrainBar(Bar):
     def __init__(self, steps: int) -> None:
         super().__init__("steps", steps)
+        self._totals: Counter[str] = Counter()
 
     def advance(self, step: int, metrics: Mapping[str, float]) -> None:
-        seconds = metrics["seconds_waiting"] + metrics["seconds_learning"] + metrics["seconds_publishing"]
+        """Rates are over the steps so far: one step's rollouts overlap with the step before."""
+        self._totals.update(metrics)
+        totals = self._totals
+        seconds = totals["seconds_waiting"] + totals["seconds_learning"] + totals["seconds_publishing"]
         details = (
             f"reward {metrics['reward']:.2f}, staleness {metrics['staleness_mean']:.2f}, "
-            f"rollout {metrics['rollout_tokens'] / seconds:,.0f} and learner {metrics['train_tokens'] / seconds:,.0f} "
-            f"tokens/s, learner waited {metrics['seconds_waiting'] / seconds:.0%}"
+            f"rollout {totals['rollout_tokens'] / seconds:,.0f} and learner {totals['train_tokens'] / seconds:,.0f} "
+            f"tokens/s, learner waited {totals['seconds_waiting'] / seconds:.0%}"
         )
         assert self._total is not None
         self._show("training", step, self._total, details)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from tokenizers import pre_tokenizers, trainers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from treeopo.learner.supervised import Example, SupervisedSettings, train_supervised
 from treeopo.tiny.corpus import clean_texts, misread_texts
@@ -103,6 +104,7 @@ def _train(
 
 
 def _save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, directory: Path) -> None:
+    disable_progress_bar()  # of one file
     weights = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
     saved = Qwen2ForCausalLM(model.config).to(torch.bfloat16)
     saved.load_state_dict(weights)
