@@ -31,12 +31,14 @@ class RunDirectory:
         """A new run at `config.output`; nothing is written before `begin`.
 
         Raises:
-            RunError: a run is there already.
+            RunError: a run that has taken a step is there already.
         """
-        path = config.output
-        if (path / "config.json").exists():
-            raise RunError(f"{path}: holds a run already; continue it with --resume {path}, or choose another --output")
-        return cls(path, config)
+        run = cls(config.output, config)
+        if run.is_started:
+            raise RunError(
+                f"{run.path}: holds a run already; continue it with --resume {run.path}, or choose another --output"
+            )
+        return run
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
@@ -55,12 +57,12 @@ class RunDirectory:
         return cls(path, config.model_copy(update={"output": path}))
 
     def begin(self) -> None:
-        """Record the settings and the versions they run on, unless an earlier start has.
+        """Record the settings and the versions they run on, unless the run has begun already.
 
         Raises:
             RunError: the directory cannot be written.
         """
-        if (self.path / "config.json").exists():
+        if self.is_started:
             return
         record = {"config": self.config.model_dump(mode="json"), "versions": _versions()}
         try:
@@ -86,6 +88,11 @@ class RunDirectory:
     @property
     def adapter(self) -> Path:
         return self.path / "adapter"
+
+    @property
+    def is_started(self) -> bool:
+        """A step has been taken: the settings are fixed from then on."""
+        return self.metrics.exists() and self.metrics.stat().st_size > 0
 
     @property
     def is_complete(self) -> bool:

@@ -17,7 +17,7 @@ from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from treeopo_storage import StoreMeta, TreeStore, TreeWriter, create_store, open_store, open_writer
+from treeopo_storage import StoreMeta, TreeStore, create_store, open_store, open_writer
 from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
 
 from treeopo.advantage import AdvantageSettings, Method, Scope
@@ -76,44 +76,47 @@ def build_store(
         separator=config.search.separator,
         vocabulary_size=tokenizer.vocabulary_size,
     )
-    if not config.output.exists():
-        create_store(config.output, meta)
-    with open_writer(config.output) as writer:
-        if writer.meta != meta:
-            raise RunError(f"{config.output}: built with other settings; choose another --output, or the same settings")
-        if writer.problem_count < len(problem_set):
-            notify("starting the teacher's engine")
-            asyncio.run(_search(config, teacher, tokenizer, problem_set, writer, on_progress))
+    first = 0
+    if config.output.exists():
+        with open_writer(config.output) as writer:  # also refuses now, not after a minute, if another process writes
+            first = writer.problem_count
+            if writer.meta != meta:
+                raise RunError(f"{config.output}: built with other settings; use the same, or choose another --output")
+    if first < len(problem_set):
+        notify("starting the teacher's engine")
+        asyncio.run(_search(config, meta, tokenizer, problem_set, first, on_progress))
     return overview(config.output)[1]
 
 
 async def _search(
     config: BuildConfig,
-    teacher: str,
+    meta: StoreMeta,
     tokenizer: ModelTokenizer,
     problem_set: ProblemSet,
-    writer: TreeWriter,
+    first: int,
     on_progress: Callable[[BuildProgress, int, float], None],
 ) -> None:
-    first = writer.problem_count
     prompts = {problem.id: tokenizer.encode(problem_set.prompt(problem)) for problem in problem_set.problems[first:]}
     room = max(map(len, prompts.values())) + config.search.max_solution_tokens
-    engine = VllmEngine.start(teacher, replace(config.engine, max_model_tokens=room))
+    engine = VllmEngine.start(meta.teacher, replace(config.engine, max_model_tokens=room))
     began = time.monotonic()
     try:
-        await build_trees(
-            problem_set.problems,
-            first,
-            lambda problem: prompts[problem.id],
-            engine,
-            problem_set.grade,
-            tokenizer,
-            config.search,
-            config.seed,
-            writer.append,
-            concurrency=config.concurrency,
-            on_progress=lambda progress: on_progress(progress, len(prompts), time.monotonic() - began),
-        )
+        if not config.output.exists():
+            create_store(config.output, meta)
+        with open_writer(config.output) as writer:
+            await build_trees(
+                problem_set.problems,
+                first,
+                lambda problem: prompts[problem.id],
+                engine,
+                problem_set.grade,
+                tokenizer,
+                config.search,
+                config.seed,
+                writer.append,
+                concurrency=config.concurrency,
+                on_progress=lambda progress: on_progress(progress, len(prompts), time.monotonic() - began),
+            )
     finally:
         await engine.close()
 

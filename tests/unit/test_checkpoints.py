@@ -95,7 +95,10 @@ def test_a_run_is_recorded_with_its_settings_and_versions_and_opened_again(tmp_p
 
 
 def test_a_second_run_in_the_same_place_is_refused_and_pointed_to_resume(tmp_path: Path) -> None:
-    RunDirectory.create(config(tmp_path)).begin()
+    first = RunDirectory.create(config(tmp_path))
+    first.begin()
+    RunDirectory.create(config(tmp_path))  # no step was taken yet: other settings may be tried
+    first.metrics.write_text('{"step": 1}\n')
     with pytest.raises(RunError, match="continue it with --resume"):
         RunDirectory.create(config(tmp_path))
 

@@ -216,6 +216,12 @@ def test_adapter_weights_stay_float32_over_a_bfloat16_base(model: Path) -> None:
     assert loaded.head.weight.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_an_adapter_that_could_not_be_published_is_refused(model: Path, target: str) -> None:
+    with pytest.raises(ModelError, match="cannot be published"):
+        policy(model, torch.float32, replace(LORA, target_modules=f".*{target}"))
+
+
 def test_a_model_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be loaded") as error:
         load_base(str(tmp_path / "nothing"), torch.float32)

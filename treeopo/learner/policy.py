@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
@@ -49,6 +50,7 @@ class LoraPolicy:
                 model = get_peft_model(base, settings, autocast_adapter_dtype=True)
             except ValueError as error:
                 raise ModelError(f"LoRA cannot be applied to {name!r}: {error}") from None
+        _check_adapted(model, name)
         return cls(model)
 
     @property
@@ -92,6 +94,14 @@ class LoraPolicy:
         partial = path.with_suffix(".partial")
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in merged.items()}, str(partial))
         os.replace(partial, path)
+
+
+def _check_adapted(model: PeftModel, name: str) -> None:
+    """Every adapter must sit on a linear layer below the head, or `save_merged` would not carry it."""
+    head = model.get_base_model().get_output_embeddings()
+    for path, module in model.named_modules():
+        if isinstance(module, LoraLayer) and (module is head or not isinstance(module, LoraLinear)):
+            raise ModelError(f"LoRA on {path} of {name!r} cannot be published; name linear layers below the head alone")
 
 
 def load_base(name: str, dtype: torch.dtype) -> Any:
