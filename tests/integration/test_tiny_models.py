@@ -41,6 +41,14 @@ def test_the_loaded_tokenizer_gives_the_ids_of_the_trained_one(made: Path) -> No
         assert loaded.eos_token_id != loaded.pad_token_id
 
 
+def test_the_engine_loads_the_same_tokenizer(made: Path) -> None:
+    from vllm.tokenizers import get_tokenizer
+
+    loaded, of_engine = AutoTokenizer.from_pretrained(made / "student"), get_tokenizer(str(made / "student"))
+    for text in TEXTS + STRANGE:
+        assert of_engine.encode(text) == loaded(text)["input_ids"]
+
+
 def test_text_survives_the_tokenizer_and_numbers_are_single_digits(made: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(made / "student")
     for text in TEXTS[:50] + STRANGE:
