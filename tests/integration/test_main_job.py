@@ -145,7 +145,7 @@ def test_a_run_is_evaluated_against_its_base(run: Path, workplace: Path) -> None
     assert len(completions) == 8 * 2 * 2
 
 
-GSM8K = Path(os.environ.get("TREEOPO_GSM8K", "../shared/data/gsm8k/train.jsonl")).resolve()
+GSM8K = Path(os.environ.get("TREEOPO_GSM8K", Path(__file__).parents[3] / "shared/data/gsm8k")) / "train.jsonl"
 
 
 @pytest.mark.skipif(not GSM8K.exists(), reason="GSM8K is not here")

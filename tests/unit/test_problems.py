@@ -24,8 +24,8 @@ def write(path: Path, *rows: object) -> Path:
 def test_the_published_set_does_not_change() -> None:
     first = load_problems("staged-arithmetic", limit=1)[0]
     assert first.id == "easy-train-0"
-    assert first.question.startswith("Cleo has 12 apples, gives half away, doubles them, loses 5, triples them.")
-    assert first.solution == "12/2=6\n\n6*2=12\n\n12-5=7\n\n7*3=21\n\n#### 21"
+    assert first.question.startswith("Ben has 12 cards, gives half away, doubles them, loses 6, doubles them.")
+    assert first.solution == "12/2=6\n\n6*2=12\n\n12-6=6\n\n6*2=12\n\n#### 12"
 
 
 def test_names_default_to_easy_and_train() -> None:
