@@ -30,9 +30,6 @@ def main() -> None:
 
         print(f"treeopo: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1 if isinstance(error, EngineError) else 2)
-    except KeyboardInterrupt:
-        print("treeopo: stopped; what was finished is kept", file=sys.stderr)
-        sys.exit(130)
 
 
 def _expected() -> tuple[type[BaseException], ...]:

@@ -62,6 +62,10 @@ def build(
         **settings(set_),
     }
     resolved = load_config(BuildConfig, file=config, flags=flags)
-    with render.BuildBar() as bar:
-        report = runs.build_store(resolved, bar.notify, bar.advance)
+    try:
+        with render.BuildBar() as bar:
+            report = runs.build_store(resolved, bar.notify, bar.advance)
+    except KeyboardInterrupt:
+        render.console.print("stopped; finished problems are kept, and the same command goes on after them")
+        raise typer.Exit(130) from None
     render.store_report(output, report)

@@ -24,7 +24,7 @@ from treeopo.problems.spec import load_problems
 
 pytestmark = pytest.mark.engine
 
-PROBLEMS = 120
+PROBLEMS = 160
 STEPS = 12
 SEARCH = ["--rollouts", "4", "--set", "search.max_step_tokens=8", "--set", "search.max_solution_tokens=16"]
 ROLLOUT = ["--set", "rollout.max_prompt_tokens=300", "--set", "rollout.max_sequence_tokens=330"]
@@ -60,7 +60,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(workplace: Path) -> Path:
-    """Built by a process that was killed on the way and started again."""
+    """Built by a process that was killed, one that was stopped, and one that came to the end."""
     path = workplace / "trees.zarr"
     command = ["mcts", "build", "--teacher", "model", "--limit", PROBLEMS, "-o", path, *SEARCH]
 
@@ -72,6 +72,12 @@ def store(workplace: Path) -> Path:
     killed.kill()
     killed.communicate()
     assert 16 <= committed() < PROBLEMS
+    before = committed()
+    stopped = start(*command, cwd=workplace)
+    wait_until(lambda: committed() > before, stopped)
+    stopped.send_signal(signal.SIGINT)
+    assert "the same command goes on" in finish(stopped, code=130).replace("\n", " ")
+    assert committed() < PROBLEMS
     out = finish(start(*command, cwd=workplace))
     assert "No prefix is informative" in out
     return path
