@@ -124,13 +124,16 @@ async def _search(
 @dataclass(frozen=True, slots=True)
 class TrainSummary:
     """How a run stands: `steps` taken of those asked for. `informative_steps` had a group whose rewards differ, so a
-    gradient; `max_staleness` is over every token trained on; `prefixes` could be started from, `too_long` could not.
+    gradient; `max_staleness` is over every token trained on; peaks are of memory; `prefixes` could be started from,
+    `too_long` could not.
     """
 
     steps: int
     complete: bool
     informative_steps: int
     max_staleness: int
+    learner_peak_mib: float
+    engine_peak_mib: float
     prefixes: int
     too_long: int
     adapter: Path
@@ -165,6 +168,8 @@ def train(run: RunDirectory, notify: Notify, on_step: Callable[[int, Metrics], N
         complete=run.is_complete,
         informative_steps=sum(step["informative_share"] > 0 for step in steps),
         max_staleness=int(max(step["staleness_max"] for step in steps)),
+        learner_peak_mib=max(step["learner_peak_mib"] for step in steps),
+        engine_peak_mib=max(step["engine_peak_mib"] for step in steps),
         prefixes=sampler.usable_count,
         too_long=sampler.too_long,
         adapter=run.adapter,
@@ -207,6 +212,7 @@ async def _train(
             await engine.publish(version, weights)
 
     async def after_step(version: int, metrics: Metrics) -> bool:
+        metrics["engine_peak_mib"] = engine.peak_memory_mib()
         for sink in sinks:
             sink.write(version, metrics)
         on_step(version, metrics)

@@ -156,7 +156,8 @@ def train_summary(run: "RunDirectory", summary: "TrainSummary") -> None:
     console.print(
         f"{summary.steps} of {run.config.steps} steps, {summary.informative_steps} with a gradient; "
         f"{summary.prefixes:,} prefixes to start from, {summary.too_long:,} too long; "
-        f"staleness at most {summary.max_staleness}"
+        f"staleness at most {summary.max_staleness}; peak memory of the learner {summary.learner_peak_mib:,.0f} MiB, "
+        f"of the engine {summary.engine_peak_mib:,.0f} MiB"
     )
     if summary.informative_steps == 0:
         console.print("[yellow]No prefix was informative:[/] every group's rewards were equal, so nothing was learned.")

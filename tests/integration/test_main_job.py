@@ -130,6 +130,7 @@ def test_a_killed_and_stopped_run_has_every_step_once(run: Path) -> None:
     steps = read_metrics(run / "metrics.jsonl")
     assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
     assert max(step["staleness_max"] for step in steps) <= 1
+    assert all(step["engine_peak_mib"] > 50 and step["learner_peak_mib"] > 50 for step in steps)
 
 
 def test_the_adapter_it_leaves_loads_in_plain_peft(run: Path, workplace: Path) -> None:

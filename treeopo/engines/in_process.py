@@ -6,7 +6,9 @@ version produced which token.
 """
 
 import logging
+import multiprocessing
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -121,6 +123,10 @@ class VllmEngine:
             await self._llm.resume_generation()
         except VllmDeadError as error:
             raise self._dead() from error
+
+    def peak_memory_mib(self) -> float:
+        """Largest resident size of this process's engines so far, as Linux counts it; GPU memory is not in it."""
+        return sum(_peak_mib(child.pid) for child in multiprocessing.active_children())
 
     async def close(self) -> None:
         if not self._llm.errored:
@@ -239,6 +245,15 @@ def _output_to(descriptor: int) -> Iterator[None]:
         for standard, copy in zip((1, 2), saved, strict=True):
             os.dup2(copy, standard)
             os.close(copy)
+
+
+def _peak_mib(process: int | None) -> float:
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0.0
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """One optimiser step from one training batch: token ids, advantages and log-probabilities, and no algorithm."""
 
+import resource
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ class Learner:
             "train_tokens": float(sum(len(row.token_ids) for row in sequences)),
             "padded_tokens": float(padded_tokens),
             "learning_rate": learning_rate,
+            "learner_peak_mib": _peak_mib(self.policy.device),
             **mismatch.metrics(),
         }
         self.version += 1
@@ -104,6 +106,13 @@ class Learner:
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["torch_rng"])
+
+
+def _peak_mib(device: torch.device) -> float:
+    """Most memory held so far: allocated on a GPU, resident in this process on a CPU (Linux counts it in KiB)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class _Mismatch:
