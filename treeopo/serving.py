@@ -41,7 +41,10 @@ def resolve(name: str) -> Served:
         path = run.adapter if run.is_complete or checkpoint is None else checkpoint / "adapter"
     if not (path / "adapter_config.json").is_file():
         return Served(name, name)
-    base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    try:
+        base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (json.JSONDecodeError, AttributeError):
+        raise ModelError(f"{path}/adapter_config.json is not the description of a PEFT adapter") from None
     if not base:
         raise ModelError(f"{path}/adapter_config.json names no base model (base_model_name_or_path)")
     return Served(name, base, path)

@@ -22,14 +22,17 @@ app.command("demo")(demo.demo)
 
 
 def main() -> None:
-    """Entry point: what a user can mend becomes one line and status 2, a failed engine one line and status 1."""
+    """Entry point: what a user can mend becomes one line and status 2, a failed engine or disk one and status 1."""
     try:
         app()
     except _expected() as error:
         from treeopo.errors import EngineError
 
-        print(f"treeopo: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1 if isinstance(error, EngineError) else 2)
+        reason = " ".join(str(error).split())
+        if isinstance(error, ModuleNotFoundError):
+            reason = f"this command needs {error.name}; install treeopo[cpu] or treeopo[cuda]"
+        print(f"treeopo: {reason}", file=sys.stderr)
+        sys.exit(1 if isinstance(error, EngineError | OSError) else 2)
 
 
 def _expected() -> tuple[type[BaseException], ...]:
@@ -38,7 +41,7 @@ def _expected() -> tuple[type[BaseException], ...]:
 
     from treeopo.errors import TreeopoError
 
-    return TreeopoError, StoreError
+    return TreeopoError, StoreError, OSError, ModuleNotFoundError
 
 
 if __name__ == "__main__":

@@ -125,6 +125,9 @@ def test_an_adapter_that_names_no_base_is_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match="names no base model"):
         resolve(str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text("{torn")
+    with pytest.raises(ModelError, match="not the description of a PEFT adapter"):
+        resolve(str(tmp_path))
 
 
 def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:

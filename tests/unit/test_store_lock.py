@@ -56,7 +56,10 @@ def test_a_dead_writer_on_this_host_is_taken_over(path: Path) -> None:
 
 def test_half_a_lock_file_is_taken_over(path: Path) -> None:
     path.with_name("trees.zarr.lock").write_text('{"pid": ')
-    open_writer(path).close()
+    with open_writer(path) as writer:
+        writer.append([random_tree("p", 1)])
+    assert open_store(path).problem_count == 1
+    assert not path.with_name("trees.zarr.lock").exists()
 
 
 def test_a_live_writer_on_another_host_is_respected(path: Path) -> None:
