@@ -37,7 +37,7 @@ class Engine(Generate, PublishPolicy, Protocol):
 class Grade(Protocol):
     """Is the final answer in `text` (a finished solution) the problem's? 1.0 or 0.0, never an exception."""
 
-    def __call__(self, problem: Problem, text: str) -> float: ...
+    async def __call__(self, problem: Problem, text: str) -> float: ...
 
 
 class Tokenize(Protocol):

@@ -94,15 +94,21 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class TrainSequence:
-    """One sample as the learner sees it: only completion tokens carry gradient.
+    """One sample as the learner sees it: only the C = T - prefix_length completion tokens carry gradient.
 
-    token_ids (T,) prefix then completion; behaviour_logprobs (T - prefix_length,) of the completion's tokens.
+    token_ids (T,) are the prefix's and then the completion's. The rest is (C,), a number per completion token:
+    advantages; behaviour_logprobs, of the distribution each was sampled from; versions, of the policy that sampled it.
     """
 
     token_ids: IntArray
     prefix_length: int
+    advantages: FloatArray
     behaviour_logprobs: FloatArray
-    advantage: float
+    versions: IntArray
+
+    @property
+    def completion_length(self) -> int:
+        return len(self.token_ids) - self.prefix_length
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ Each returns when its output is complete on disk. torch and vLLM are imported wh
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import count
@@ -33,13 +33,14 @@ from treeopo.inspection import overview
 from treeopo.learner.checkpoints import Checkpoints
 from treeopo.metrics import JsonLinesSink, TensorBoardSink, read_metrics
 from treeopo.ports import MetricSink
-from treeopo.problems.grading import grade
+from treeopo.problems.grading import grade_number
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.spec import load_problem_set
 from treeopo.problems.staged_arithmetic import Difficulty
 from treeopo.records import Completion, DrawnGroup, Problem
 from treeopo.rollout.batches import assemble
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
+from treeopo.rollout.rollouts import Rollouts
 from treeopo.rollout.sampler import GroupSampler, Start
 from treeopo.run_directory import RunDirectory
 from treeopo.search.build import BuildProgress, build_trees
@@ -180,7 +181,7 @@ async def _train(
     run: RunDirectory,
     student: str,
     tokenizer: ModelTokenizer,
-    grade: Callable[[DrawnGroup, Completion], float],
+    grade: Callable[[DrawnGroup, Completion], Awaitable[float]],
     sampler: GroupSampler,
     advantage: AdvantageSettings,
     notify: Notify,
@@ -220,12 +221,13 @@ async def _train(
             await learner.checkpoint()
         return not stop.requested
 
-    stages = Stages(engine, grade, partial(assemble, settings=advantage), learner.step, publish)
+    rollouts = Rollouts(sampler, engine, grade, partial(assemble, settings=advantage), config.rollout, config.seed)
+    stages = Stages(rollouts.batch, learner.step, publish)
     try:
         with StopRequest() as stop:
             if learner.version > 0:
                 await publish(learner.version)
-            pipeline = Pipeline(sampler, stages, config.rollout, config.seed)
+            pipeline = Pipeline(stages, config.rollout.max_staleness)
             await pipeline.run(learner.version, config.steps, after_step)
             if learner.version == config.steps:
                 await learner.export(run.adapter, tokenizer.hf.save_pretrained)
@@ -262,7 +264,7 @@ def _plan(config: TrainConfig) -> tuple[Start, AdvantageSettings]:
     return Start.TRACE if advantage.method is Method.TRACE else Start.PREFIX, advantage
 
 
-def _grader(store: TreeStore) -> Callable[[DrawnGroup, Completion], float]:
+def _grader(store: TreeStore) -> Callable[[DrawnGroup, Completion], Awaitable[float]]:
     """Grades a completion against the gold answer that the store keeps for its problem."""
 
     @cache
@@ -270,7 +272,7 @@ def _grader(store: TreeStore) -> Callable[[DrawnGroup, Completion], float]:
         tree = store.problem(index)
         return Problem(tree.id, tree.question, tree.answer)
 
-    return lambda drawn, completion: grade(problem(drawn.problem), completion.text)
+    return lambda drawn, completion: grade_number(problem(drawn.problem), completion.text)
 
 
 def embedded(problems: str) -> "TinyModels":

@@ -68,7 +68,7 @@ async def test_tree_world_answers_rightly_as_often_as_its_success_says() -> None
     engine = ScriptedEngine(world)
     texts = [(await engine.generate(request(seed=seed))).text for seed in range(2000)]
     for letter, chance in [("a", 0.2), ("b", 0.9)]:
-        rewards = [world.grade(world.problem("p"), text) for text in texts if text.startswith(letter)]
+        rewards = [world.is_right(world.problem("p"), text) for text in texts if text.startswith(letter)]
         assert np.mean(rewards) == pytest.approx(chance, abs=0.05)
 
 

@@ -31,7 +31,7 @@ searches = st.builds(
 seeds = st.integers(0, 2**63 - 1)
 
 
-def grade(problem: Problem, text: str) -> float:
+async def grade(problem: Problem, text: str) -> float:
     return float("#1" in text)
 
 
@@ -112,7 +112,7 @@ async def test_rewards_are_grades_of_finished_traces_and_zero_of_traces_cut_off(
         complete_steps = text.split(chosen.separator)[:-1]
         answered = bool(chosen.answer_mark) and any(chosen.answer_mark in step for step in complete_steps)
         finished = answered or trace[-1] == TOKENIZE.eos_token_id
-        assert tree.reward[node] == (grade(PROBLEM, text) if finished else 0)
+        assert tree.reward[node] == (await grade(PROBLEM, text) if finished else 0)
 
 
 @given(teachers, searches, seeds)

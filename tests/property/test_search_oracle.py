@@ -69,7 +69,7 @@ class Textbook:
         node.tries += 1
         child = node.children.setdefault(step, Node(node.text + step, node.depth + 1))
         if not step.endswith("\n\n"):
-            child.reward = self.world.grade(self.world.problem(""), child.text)
+            child.reward = self.world.is_right(self.world.problem(""), child.text)
         return child
 
     async def visit(self, node: Node) -> float | None:

@@ -15,7 +15,7 @@ from tests.tiny_models import VOCABULARY, random_qwen2
 from treeopo.errors import ModelError
 from treeopo.learner.learner import Learner
 from treeopo.learner.logprobs import CHUNK, token_logprobs
-from treeopo.learner.objective import importance_weights, policy_gradient_loss
+from treeopo.learner.objectives.policy_gradient import PolicyGradient, importance_weights, policy_gradient_loss
 from treeopo.learner.policy import LoraPolicy, load_base
 from treeopo.learner.settings import Aggregation, LearnerSettings, LoraSettings, OptimizerSettings
 from treeopo.records import TrainBatch, TrainSequence
@@ -47,11 +47,16 @@ def batch(number: int = 0, rows: int = 7) -> TrainBatch:
             TrainSequence(
                 token_ids=random.integers(0, VOCABULARY, prefix + completion).astype(np.int32),
                 prefix_length=prefix,
+                advantages=np.full(completion, random.normal(), dtype=np.float32),
                 behaviour_logprobs=np.log(random.uniform(0.01, 0.1, completion)).astype(np.float32),
-                advantage=float(random.normal()),
+                versions=np.full(completion, number, dtype=np.int32),
             )
         )
     return TrainBatch(number, tuple(sequences), {})
+
+
+def with_advantage(row: TrainSequence, advantage: float) -> TrainSequence:
+    return replace(row, advantages=np.full_like(row.advantages, advantage))
 
 
 def plain_gradient(model: Path, rows: TrainBatch, aggregation: Aggregation) -> list[Tensor]:
@@ -68,14 +73,14 @@ def plain_gradient(model: Path, rows: TrainBatch, aggregation: Aggregation) -> l
             "sequence-mean": 1 / len(rows.sequences) / len(chosen),
             "token-mean": 1 / completion_tokens,
         }[aggregation]
-        loss = loss - scale * row.advantage * torch.stack(chosen).sum()
+        loss = loss - scale * float(row.advantages[0]) * torch.stack(chosen).sum()
     return list(torch.autograd.grad(loss, adapted.trainable))
 
 
 def gradient(model: Path, settings: LearnerSettings, rows: TrainBatch) -> list[Tensor]:
     adapted = policy(model)
     seen: list[Tensor] = []
-    learner = Learner(adapted, settings, steps=10, temperature=1.0)
+    learner = Learner(adapted, [PolicyGradient(settings)], settings, steps=10, temperature=1.0)
     learner._optimizer.step = lambda closure=None: seen.extend(p.grad.clone() for p in adapted.trainable)  # type: ignore
     learner.step(rows)
     return seen
@@ -130,9 +135,9 @@ def test_importance_weights_scale_the_loss_token_by_token() -> None:
 
 def test_a_step_raises_the_probability_of_rewarded_completions(model: Path) -> None:
     rows = batch(rows=4)
-    good = replace(rows.sequences[0], advantage=1.0)
-    bad = replace(rows.sequences[1], advantage=-1.0)
-    learner = Learner(policy(model, torch.float32), SETTINGS, steps=10, temperature=1.0)
+    good = with_advantage(rows.sequences[0], 1.0)
+    bad = with_advantage(rows.sequences[1], -1.0)
+    learner = Learner(policy(model, torch.float32), [PolicyGradient(SETTINGS)], SETTINGS, steps=10, temperature=1.0)
 
     def logprob(row: TrainSequence) -> float:
         with torch.no_grad():
@@ -147,16 +152,16 @@ def test_a_step_raises_the_probability_of_rewarded_completions(model: Path) -> N
 
 
 def test_a_batch_without_any_advantage_changes_nothing(model: Path) -> None:
-    learner = Learner(policy(model, torch.float32), SETTINGS, steps=10, temperature=1.0)
+    learner = Learner(policy(model, torch.float32), [PolicyGradient(SETTINGS)], SETTINGS, steps=10, temperature=1.0)
     before = [parameter.clone() for parameter in learner.policy.trainable]
-    rows = tuple(replace(row, advantage=0.0) for row in batch().sequences)
+    rows = tuple(with_advantage(row, 0.0) for row in batch().sequences)
     metrics = learner.step(TrainBatch(0, rows, {}))
     assert metrics["grad_norm"] == 0
     assert all(torch.equal(a, b) for a, b in zip(before, learner.policy.trainable, strict=True))
 
 
 def test_a_batch_out_of_order_is_a_bug(model: Path) -> None:
-    learner = Learner(policy(model, torch.float32), SETTINGS, steps=10, temperature=1.0)
+    learner = Learner(policy(model, torch.float32), [PolicyGradient(SETTINGS)], SETTINGS, steps=10, temperature=1.0)
     with pytest.raises(AssertionError, match="batch 1 reached a learner at version 0"):
         learner.step(batch(1))
 
@@ -170,7 +175,7 @@ def test_a_resumed_learner_is_bit_identical_to_one_that_never_stopped(model: Pat
         loaded = LoraPolicy.load(
             str(model), settings.lora, dtype=torch.float32, device=torch.device("cpu"), adapter=adapter
         )
-        return Learner(loaded, settings, steps=6, temperature=1.0)
+        return Learner(loaded, [PolicyGradient(settings)], settings, steps=6, temperature=1.0)
 
     whole = fresh()
     for number in range(3):

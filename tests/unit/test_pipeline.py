@@ -17,6 +17,7 @@ from treeopo.errors import EngineDeadError
 from treeopo.records import Request, TrainBatch
 from treeopo.rollout.batches import assemble
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
+from treeopo.rollout.rollouts import Rollouts
 from treeopo.rollout.sampler import GroupSampler, Start
 from treeopo.rollout.settings import RolloutSettings
 
@@ -33,14 +34,16 @@ class Harness:
         self.steps: list[Metrics] = []
         sampler = GroupSampler(store, settings, seed=0, start=Start.PREFIX)
         problem = world.problem("any")
-        stages = Stages(
-            generate=self.engine,
+        rollouts = Rollouts(
+            sampler,
+            self.engine,
             grade=lambda drawn, completion: world.grade(problem, completion.text),
             assemble=partial(assemble, settings=AdvantageSettings()),
-            learn=self.learn,
-            publish=lambda version: self.engine.publish(version, Path("unused")),
+            settings=settings,
+            seed=0,
         )
-        self.pipeline = Pipeline(sampler, stages, settings, seed=0)
+        publish = lambda version: self.engine.publish(version, Path("unused"))  # noqa: E731
+        self.pipeline = Pipeline(Stages(rollouts.batch, self.learn, publish), settings.max_staleness)
 
     async def learn(self, batch: TrainBatch) -> Metrics:
         await asyncio.sleep(0.002)
@@ -80,7 +83,9 @@ async def test_asynchrony_is_used(searched_store: TreeStore, world: TreeWorld) -
 
 def same(one: TrainBatch, other: TrainBatch) -> bool:
     pairs = zip(one.sequences, other.sequences, strict=True)
-    return all(np.array_equal(a.token_ids, b.token_ids) and a.advantage == b.advantage for a, b in pairs)
+    return all(
+        np.array_equal(a.token_ids, b.token_ids) and np.array_equal(a.advantages, b.advantages) for a, b in pairs
+    )
 
 
 async def test_without_staleness_latencies_change_nothing(searched_store: TreeStore, world: TreeWorld) -> None:

@@ -29,7 +29,7 @@ class Recorder:
         return await ScriptedEngine(self.policy).generate(request)
 
 
-def grade(problem: Problem, text: str) -> float:
+async def grade(problem: Problem, text: str) -> float:
     return float(text.rstrip().endswith(f"#### {problem.answer}"))
 
 

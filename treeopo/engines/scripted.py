@@ -69,8 +69,11 @@ class TreeWorld:
         right = rng.random() < chance
         return [*pieces, ("#### 1", log(chance)) if right else ("#### 0", log(1 - chance))]
 
-    def grade(self, problem: Problem, text: str) -> float:
-        return float(text.endswith(f"#### {problem.answer}"))
+    def is_right(self, problem: Problem, text: str) -> bool:
+        return text.endswith(f"#### {problem.answer}")
+
+    async def grade(self, problem: Problem, text: str) -> float:
+        return float(self.is_right(problem, text))
 
 
 class ScriptedEngine:

@@ -74,7 +74,7 @@ async def evaluate(
                     prompt_ids[index], max_new_tokens, seed=derive_seed(seed, index, sample), temperature=temperature
                 )
             )
-        graded = _graded(problems[index], sample, completion, grade)
+        graded = await _graded(problems[index], sample, completion, grade)
         rewards[index, sample] = graded.reward
         truncated += graded.truncated
         on_completion(graded)
@@ -84,6 +84,6 @@ async def evaluate(
     return Scores(ids, rewards[:, 0], rewards[:, 1:], truncated)
 
 
-def _graded(problem: Problem, sample: int, completion: Completion, grade: Grade) -> Graded:
+async def _graded(problem: Problem, sample: int, completion: Completion, grade: Grade) -> Graded:
     cut = completion.finish_reason is FinishReason.LENGTH
-    return Graded(problem.id, sample, completion.text, 0.0 if cut else grade(problem, completion.text), cut)
+    return Graded(problem.id, sample, completion.text, 0.0 if cut else await grade(problem, completion.text), cut)

@@ -1,6 +1,7 @@
 """One optimiser step from one training batch: token ids, advantages and log-probabilities, and no algorithm."""
 
 import resource
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from treeopo.learner.logprobs import token_logprobs
 from treeopo.learner.microbatch import MicroBatch, micro_batches
-from treeopo.learner.objective import importance_weights, policy_gradient_loss
+from treeopo.learner.objectives import Forward, Objective
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings
 from treeopo.records import TrainBatch
@@ -25,12 +26,21 @@ OPTIMIZER_FILE = "optimizer.pt"
 class Learner:
     """Owns the policy, its optimiser and `version`, the number of steps taken; batch b is learned at version b.
 
-    Not thread-safe: the pipeline calls it from one thread at a time.
+    The loss is the sum of its `objectives`. Not thread-safe: the pipeline calls it from one thread at a time.
     """
 
-    def __init__(self, policy: LoraPolicy, settings: LearnerSettings, *, steps: int, temperature: float) -> None:
+    def __init__(
+        self,
+        policy: LoraPolicy,
+        objectives: Sequence[Objective],
+        settings: LearnerSettings,
+        *,
+        steps: int,
+        temperature: float,
+    ) -> None:
         self.policy = policy
         self.version = 0
+        self._objectives = objectives
         self._settings = settings
         self._temperature = temperature
         optimizer = settings.optimizer
@@ -40,28 +50,17 @@ class Learner:
     def step(self, batch: TrainBatch) -> dict[str, float]:
         """Learn from `batch`; returns this step's metrics. Samples without advantage are not run through the model."""
         assert batch.number == self.version, f"batch {batch.number} reached a learner at version {self.version}"
-        settings = self._settings
-        sequences = [row for row in batch.sequences if row.advantage != 0.0 and len(row.behaviour_logprobs) > 0]
-        completion_tokens = sum(len(row.behaviour_logprobs) for row in batch.sequences)
-        total = completion_tokens if settings.aggregation == "token-mean" else len(batch.sequences)
-        mismatch = _Mismatch()
+        sequences = [row for row in batch.sequences if row.completion_length and row.advantages.any()]
+        for objective in self._objectives:
+            objective.begin(batch)
         loss_sum, padded_tokens = 0.0, 0
         self.policy.model.train()
-        for micro in micro_batches(sequences, settings.microbatch_tokens, self.policy.device):
-            behaviour_C, current_C = micro.behaviour_C, None
-            if settings.lora.dropout > 0:
-                with torch.no_grad(), _evaluating(self.policy.model):
-                    current_C = self._logprobs(micro)
-            logprobs_C = self._logprobs(micro)
-            current_C = logprobs_C.detach() if current_C is None else current_C
-            weight_C = importance_weights(current_C, behaviour_C, settings.correction, settings.correction_cap)
-            loss = policy_gradient_loss(
-                logprobs_C, micro.advantage_C, weight_C, micro.length_C, settings.aggregation, total
-            )
+        for micro in micro_batches(sequences, self._settings.microbatch_tokens, self.policy.device):
+            forward = self._forward(micro)
+            loss = torch.stack([objective.loss(micro, forward) for objective in self._objectives]).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             loss_sum += loss.item()
             padded_tokens += micro.input_ids_BT.numel()
-            mismatch.add(current_C - behaviour_C, settings.correction_cap)
         learning_rate = float(self._schedule.get_last_lr()[0])
         metrics = {
             "loss": loss_sum,
@@ -70,14 +69,26 @@ class Learner:
             "padded_tokens": float(padded_tokens),
             "learning_rate": learning_rate,
             "learner_peak_mib": _peak_mib(self.policy.device),
-            **mismatch.metrics(),
         }
+        for objective in self._objectives:
+            metrics |= objective.metrics()
         self.version += 1
         return metrics
 
-    def _logprobs(self, micro: MicroBatch) -> Tensor:
+    def _forward(self, micro: MicroBatch) -> Forward:
+        current_C = None
+        if self._settings.lora.dropout > 0:
+            with torch.no_grad(), _evaluating(self.policy.model):
+                current_C = self._logprobs(micro, self._hidden(micro))
+        hidden_CH = self._hidden(micro)
+        logprobs_C = self._logprobs(micro, hidden_CH)
+        return Forward(logprobs_C, logprobs_C.detach() if current_C is None else current_C, hidden_CH, self.policy.head)
+
+    def _hidden(self, micro: MicroBatch) -> Tensor:
         hidden_BTH = self.policy.hidden_states(micro.input_ids_BT, micro.attention_mask_BT)
-        hidden_CH = hidden_BTH[:, :-1].flatten(0, 1)[micro.position_C]
+        return hidden_BTH[:, :-1].flatten(0, 1)[micro.position_C]
+
+    def _logprobs(self, micro: MicroBatch, hidden_CH: Tensor) -> Tensor:
         return token_logprobs(hidden_CH, self.policy.head, micro.target_C, self._temperature)
 
     def _update(self) -> float:
@@ -113,33 +124,6 @@ def _peak_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-class _Mismatch:
-    """How far the policy that learns is from the one that sampled, over the tokens of a batch."""
-
-    def __init__(self) -> None:
-        self._ratio = self._square = self._kl = self._capped = self._tokens = 0.0
-
-    def add(self, log_ratio_C: Tensor, cap: float) -> None:
-        ratio_C = log_ratio_C.exp()
-        self._ratio += ratio_C.sum().item()
-        self._square += ratio_C.square().sum().item()
-        self._kl += (ratio_C - 1 - log_ratio_C).sum().item()
-        self._capped += (ratio_C > cap).sum().item()
-        self._tokens += len(log_ratio_C)
-
-    def metrics(self) -> dict[str, float]:
-        """mismatch_kl: the k3 estimate of KL(behaviour || policy) per token (Schulman 2020); ess_share: the effective
-        share of tokens, (sum w)^2 / (T sum w^2); capped_share: tokens whose weight was truncated.
-        """
-        if not self._tokens:
-            return {"mismatch_kl": 0.0, "ess_share": 1.0, "capped_share": 0.0}
-        return {
-            "mismatch_kl": self._kl / self._tokens,
-            "ess_share": self._ratio**2 / (self._tokens * self._square),
-            "capped_share": self._capped / self._tokens,
-        }
 
 
 @contextmanager

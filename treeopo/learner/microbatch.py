@@ -49,7 +49,7 @@ def _pad(rows: Sequence[TrainSequence], device: torch.device) -> MicroBatch:
         mask[index, :tokens] = 1
         position.append(torch.arange(row.prefix_length - 1, tokens - 1) + index * (width - 1))
         behaviour.append(torch.as_tensor(row.behaviour_logprobs))
-        advantage.append(torch.full((completion,), row.advantage, dtype=torch.float32))
+        advantage.append(torch.as_tensor(row.advantages))
         length.append(torch.full((completion,), completion, dtype=torch.float32))
     position_C = torch.cat(position)
     return MicroBatch(

@@ -12,6 +12,7 @@ import torch
 
 from treeopo.learner.checkpoints import Checkpoints
 from treeopo.learner.learner import Learner
+from treeopo.learner.objectives.policy_gradient import PolicyGradient
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings
 from treeopo.records import TrainBatch
@@ -52,7 +53,7 @@ class LearnerThread:
             torch.manual_seed(seed)
             adapter = latest / "adapter" if latest else None
             policy = LoraPolicy.load(model, settings.lora, dtype=getattr(torch, dtype), device=device, adapter=adapter)
-            learner = Learner(policy, settings, steps=steps, temperature=temperature)
+            learner = Learner(policy, [PolicyGradient(settings)], settings, steps=steps, temperature=temperature)
             if latest:
                 learner.load_state(latest)
             return learner

@@ -44,6 +44,11 @@ def final_answer(text: str) -> Fraction | None:
 
 
 def grade(problem: Problem, text: str) -> float:
-    """The `Grade` port: 1.0 if the final answer in `text` equals the problem's exactly, else 0.0. Never raises."""
+    """1.0 if the final answer in `text` equals the problem's exactly, else 0.0. Never raises."""
     answer = final_answer(text)
     return float(answer is not None and answer == parse_number(problem.answer))
+
+
+async def grade_number(problem: Problem, text: str) -> float:
+    """`grade` as the port `Grade`; it takes microseconds, so it may run on the event loop."""
+    return grade(problem, text)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from treeopo.errors import ConfigError
 from treeopo.ports import Grade
-from treeopo.problems.grading import grade
+from treeopo.problems.grading import grade_number
 from treeopo.records import Problem
 
 STEP_SEPARATOR = "\n\n"
@@ -36,7 +36,7 @@ class ProblemSet:
     spec: str
     problems: tuple[Problem, ...]
     template: PromptTemplate = PromptTemplate()
-    grade: Grade = grade
+    grade: Grade = grade_number
 
     def __len__(self) -> int:
         return len(self.problems)

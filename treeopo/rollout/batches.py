@@ -11,7 +11,7 @@ from treeopo.records import Group, Sample, TrainBatch, TrainSequence
 Metrics = dict[str, float]
 
 
-def assemble(number: int, groups: Sequence[Group], settings: AdvantageSettings) -> TrainBatch:
+async def assemble(number: int, groups: Sequence[Group], settings: AdvantageSettings) -> TrainBatch:
     """Batch `number` from its groups, in order; its metrics are those of SPEC §8 that depend on samples alone."""
     samples = [sample for group in groups for sample in group.samples]
     advantages = staged_advantages_batch(
@@ -26,8 +26,9 @@ def assemble(number: int, groups: Sequence[Group], settings: AdvantageSettings) 
         TrainSequence(
             token_ids=np.concatenate([sample.draw.token_ids, sample.completion.token_ids]),
             prefix_length=len(sample.draw.token_ids),
+            advantages=np.full(len(sample.completion.token_ids), advantage, dtype=np.float32),
             behaviour_logprobs=sample.completion.logprobs,
-            advantage=float(advantage),
+            versions=sample.completion.versions,
         )
         for sample, advantage in zip(samples, advantages.advantage, strict=True)
     )

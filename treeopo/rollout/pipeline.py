@@ -22,23 +22,18 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from treeopo.ports import Generate
-from treeopo.records import Completion, Draw, DrawnGroup, FinishReason, Group, Request, Sample, TrainBatch
-from treeopo.rollout.sampler import GroupSampler
-from treeopo.rollout.settings import RolloutSettings
-from treeopo.seeds import derive_seed
-from treeopo.tasks import gather_or_cancel
+from treeopo.records import TrainBatch
 
 Metrics = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What the pipeline calls, in order. `learn` returns the step's metrics; `publish` returns once v serves."""
+    """What the pipeline calls. `make_batch(b)` must not depend on anything but b and the policy that is published;
+    `learn` returns the step's metrics; `publish` returns once v serves.
+    """
 
-    generate: Generate
-    grade: Callable[[DrawnGroup, Completion], float]
-    assemble: Callable[[int, list[Group]], TrainBatch]
+    make_batch: Callable[[int], Awaitable[TrainBatch]]
     learn: Callable[[TrainBatch], Awaitable[Metrics]]
     publish: Callable[[int], Awaitable[None]]
 
@@ -46,11 +41,9 @@ class Stages:
 class Pipeline:
     """Runs batches `first` to `last` (exclusive) through the stages."""
 
-    def __init__(self, sampler: GroupSampler, stages: Stages, settings: RolloutSettings, seed: int) -> None:
-        self._sampler = sampler
+    def __init__(self, stages: Stages, max_staleness: int) -> None:
         self._stages = stages
-        self._settings = settings
-        self._seed = seed
+        self._max_staleness = max_staleness
 
     async def run(self, first: int, last: int, on_step: Callable[[int, Metrics], Awaitable[bool]]) -> None:
         """Leaves no request in flight: the first error cancels the started batches and is raised as it is.
@@ -61,7 +54,7 @@ class Pipeline:
         next_batch = first
         try:
             for version in range(first, last):
-                while next_batch < last and next_batch <= version + self._settings.max_staleness:
+                while next_batch < last and next_batch <= version + self._max_staleness:
                     started.append(asyncio.create_task(self._batch(next_batch)))
                     next_batch += 1
                 waited = time.monotonic()
@@ -82,23 +75,5 @@ class Pipeline:
 
     async def _batch(self, number: int) -> tuple[TrainBatch, Metrics]:
         began = time.monotonic()
-        size = self._settings.groups_per_batch
-        groups = await gather_or_cancel(self._group(number * size + index) for index in range(size))
-        batch = self._stages.assemble(number, groups)
+        batch = await self._stages.make_batch(number)
         return batch, {**batch.metrics, "seconds_rollout": time.monotonic() - began}
-
-    async def _group(self, number: int) -> Group:
-        drawn = self._sampler.draw(number)
-        samples = await gather_or_cancel(self._sample(drawn, index, draw) for index, draw in enumerate(drawn.draws))
-        return Group(drawn, tuple(samples))
-
-    async def _sample(self, drawn: DrawnGroup, index: int, draw: Draw) -> Sample:
-        request = Request(
-            token_ids=draw.token_ids,
-            max_tokens=self._settings.max_sequence_tokens - len(draw.token_ids),
-            seed=derive_seed(self._seed, drawn.number, index),
-            temperature=self._settings.temperature,
-        )
-        completion = await self._stages.generate.generate(request)
-        cut = completion.finish_reason is FinishReason.LENGTH
-        return Sample(draw, completion, 0.0 if cut else self._stages.grade(drawn, completion))

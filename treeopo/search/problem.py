@@ -106,9 +106,9 @@ class _Search:
         length = reply.ends[0] if goes_on else len(reply.token_ids)
         child, is_new = self.tree.grow(node, reply.token_ids[:length], reply.logprobs[:length], Action.STEP)
         if is_new and not goes_on:
-            self._finish(child, reply.reason)
+            await self._finish(child, reply.reason)
         elif is_new and length == reply.room:
-            self._finish(child, FinishReason.LENGTH)
+            await self._finish(child, FinishReason.LENGTH)
         return child, is_new
 
     async def _simulate(self, node: int) -> int:
@@ -119,7 +119,7 @@ class _Search:
         inner_ends = [end for end in reply.ends[: steps_left - 1] if end < length]
         for start, end in pairwise([0, *inner_ends, length]):
             node, _ = self.tree.grow(node, reply.token_ids[start:end], reply.logprobs[start:end], Action.SOLUTION)
-        self._finish(node, reply.reason)
+        await self._finish(node, reply.reason)
         return node
 
     async def _ask(self, node: int, limit: int, stop: tuple[str, ...]) -> _Reply:
@@ -139,10 +139,10 @@ class _Search:
         reason = FinishReason.STOP if answered else completion.finish_reason
         return _Reply(completion.token_ids[:end], logprobs, ends, reason, room)
 
-    def _finish(self, node: int, reason: FinishReason) -> None:
+    async def _finish(self, node: int, reason: FinishReason) -> None:
         """End a trace: graded if it ended by itself, 0 if it ran out of tokens."""
         reward = 0.0
         if reason is FinishReason.STOP:
             solution_ids = self.tree.prefix_ids(node)[self.prompt_length :]
-            reward = self.grade(self.problem, decode_text(solution_ids, self.tokenize))
+            reward = await self.grade(self.problem, decode_text(solution_ids, self.tokenize))
         self.tree.end(node, reward)

@@ -1,0 +1,59 @@
+"""Batches from a student's rollouts: draw groups, have the engine finish them, grade, turn rewards into advantages."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from treeopo.ports import Generate
+from treeopo.records import Completion, Draw, DrawnGroup, FinishReason, Group, Request, Sample, TrainBatch
+from treeopo.rollout.sampler import GroupSampler
+from treeopo.rollout.settings import RolloutSettings
+from treeopo.seeds import derive_seed
+from treeopo.tasks import gather_or_cancel
+
+
+class Rollouts:
+    """Batch b is groups [b G, (b + 1) G); what it asks the engine depends on (seed, b, store) alone.
+
+    A completion that ran out of tokens is wrong, whatever it says, and is not graded.
+    """
+
+    def __init__(
+        self,
+        sampler: GroupSampler,
+        generate: Generate,
+        grade: Callable[[DrawnGroup, Completion], Awaitable[float]],
+        assemble: Callable[[int, Sequence[Group]], Awaitable[TrainBatch]],
+        settings: RolloutSettings,
+        seed: int,
+    ) -> None:
+        self._sampler = sampler
+        self._generate = generate
+        self._grade = grade
+        self._assemble = assemble
+        self._settings = settings
+        self._seed = seed
+
+    async def batch(self, number: int) -> TrainBatch:
+        """Batch `number`, whole. Cancelling it aborts its requests.
+
+        Raises:
+            EngineError: the engine refused or failed a request.
+        """
+        size = self._settings.groups_per_batch
+        groups = await gather_or_cancel(self._group(number * size + index) for index in range(size))
+        return await self._assemble(number, groups)
+
+    async def _group(self, number: int) -> Group:
+        drawn = self._sampler.draw(number)
+        samples = await gather_or_cancel(self._sample(drawn, index, draw) for index, draw in enumerate(drawn.draws))
+        return Group(drawn, tuple(samples))
+
+    async def _sample(self, drawn: DrawnGroup, index: int, draw: Draw) -> Sample:
+        request = Request(
+            token_ids=draw.token_ids,
+            max_tokens=self._settings.max_sequence_tokens - len(draw.token_ids),
+            seed=derive_seed(self._seed, drawn.number, index),
+            temperature=self._settings.temperature,
+        )
+        completion = await self._generate.generate(request)
+        cut = completion.finish_reason is FinishReason.LENGTH
+        return Sample(draw, completion, 0.0 if cut else await self._grade(drawn, completion))
