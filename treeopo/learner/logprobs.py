@@ -10,7 +10,7 @@ CHUNK = 2048
 
 
 def token_logprobs(hidden_TH: Tensor, head: nn.Module, targets_T: Tensor, temperature: float) -> Tensor:
-    """log softmax(head(h_t) / temperature)[target_t] for every row, (T,) float32.
+    """log softmax(head(h_t) / temperature)[target_t] for every row, (T,) float32 (float64 for a float64 head).
 
     Logits are recomputed chunk by chunk in the backward pass, so memory stays at CHUNK x V whatever T is.
     """
@@ -22,5 +22,6 @@ def token_logprobs(hidden_TH: Tensor, head: nn.Module, targets_T: Tensor, temper
 
 
 def _chunk(hidden_TH: Tensor, head: nn.Module, targets_T: Tensor, temperature: float) -> Tensor:
-    logits_TV = head(hidden_TH).float() / temperature
+    logits_TV = head(hidden_TH)
+    logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32)) / temperature
     return -cross_entropy(logits_TV, targets_T, reduction="none")

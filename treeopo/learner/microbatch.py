@@ -22,6 +22,7 @@ class MicroBatch:
     target_C: Tensor
     behaviour_C: Tensor
     advantage_C: Tensor
+    row_C: Tensor  # which of the B sequences each token belongs to, 0 to B - 1; a sequence is never split
     length_C: Tensor  # completion tokens of the sequence each token belongs to
 
 
@@ -41,7 +42,7 @@ def _pad(rows: Sequence[TrainSequence], device: torch.device) -> MicroBatch:
     width = len(rows[0].token_ids)
     input_ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.long)
-    position, behaviour, advantage, length = [], [], [], []
+    position, behaviour, advantage, owner, length = [], [], [], [], []
     for index, row in enumerate(rows):
         tokens = len(row.token_ids)
         completion = tokens - row.prefix_length
@@ -50,6 +51,7 @@ def _pad(rows: Sequence[TrainSequence], device: torch.device) -> MicroBatch:
         position.append(torch.arange(row.prefix_length - 1, tokens - 1) + index * (width - 1))
         behaviour.append(torch.as_tensor(row.behaviour_logprobs))
         advantage.append(torch.as_tensor(row.advantages))
+        owner.append(torch.full((completion,), index))
         length.append(torch.full((completion,), completion, dtype=torch.float32))
     position_C = torch.cat(position)
     return MicroBatch(
@@ -59,5 +61,6 @@ def _pad(rows: Sequence[TrainSequence], device: torch.device) -> MicroBatch:
         target_C=input_ids[:, 1:].reshape(-1)[position_C].to(device),
         behaviour_C=torch.cat(behaviour).to(device),
         advantage_C=torch.cat(advantage).to(device),
+        row_C=torch.cat(owner).to(device),
         length_C=torch.cat(length).to(device),
     )
