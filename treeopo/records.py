@@ -77,11 +77,15 @@ class DrawnGroup:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A start node, what the student made of it, and whether the finished trace is right."""
+    """A start node, what the student made of it, and whether the finished trace is right.
+
+    served_version: of the policy that the engine served when the completion ended.
+    """
 
     draw: Draw
     completion: Completion
     reward: float
+    served_version: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from treeopo.problems.spec import load_problem_set
 from treeopo.problems.staged_arithmetic import Difficulty
 from treeopo.records import Completion, DrawnGroup, Problem
 from treeopo.rollout.batches import assemble
+from treeopo.rollout.meter import EngineMeter
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
 from treeopo.rollout.rollouts import Rollouts
 from treeopo.rollout.sampler import GroupSampler, Start
@@ -221,13 +222,16 @@ async def _train(
             await learner.checkpoint()
         return not stop.requested
 
-    rollouts = Rollouts(sampler, engine, grade, partial(assemble, settings=advantage), config.rollout, config.seed)
+    meter = EngineMeter(config.engine.max_concurrent)
+    rollouts = Rollouts(
+        sampler, engine, grade, partial(assemble, settings=advantage), config.rollout, config.seed, meter
+    )
     stages = Stages(rollouts.batch, learner.step, publish)
     try:
         with StopRequest() as stop:
             if learner.version > 0:
                 await publish(learner.version)
-            pipeline = Pipeline(stages, config.rollout.max_staleness)
+            pipeline = Pipeline(stages, config.rollout.max_staleness, meter)
             await pipeline.run(learner.version, config.steps, after_step)
             if learner.version == config.steps:
                 await learner.export(run.adapter, tokenizer.hf.save_pretrained)

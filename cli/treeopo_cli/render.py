@@ -95,11 +95,12 @@ class TrainBar(Bar):
         """Rates are over the steps so far: one step's rollouts overlap with the step before."""
         self._totals.update(metrics)
         totals = self._totals
-        seconds = totals["seconds_waiting"] + totals["seconds_learning"] + totals["seconds_publishing"]
+        seconds = totals["seconds_step"]
         details = (
             f"reward {metrics['reward']:.2f}, staleness {metrics['staleness_mean']:.2f}, "
             f"rollout {totals['rollout_tokens'] / seconds:,.0f} and learner {totals['train_tokens'] / seconds:,.0f} "
-            f"tokens/s, learner waited {totals['seconds_waiting'] / seconds:.0%}"
+            f"tokens/s, learner waited {totals['seconds_waiting'] / seconds:.0%}, "
+            f"engine starved {totals['engine_seconds_starved'] / seconds:.0%}"
         )
         assert self._total is not None
         self._show("training", step, self._total, details)

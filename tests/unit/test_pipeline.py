@@ -16,6 +16,7 @@ from treeopo.engines.scripted import ScriptedEngine, TreeWorld
 from treeopo.errors import EngineDeadError
 from treeopo.records import Request, TrainBatch
 from treeopo.rollout.batches import assemble
+from treeopo.rollout.meter import EngineMeter
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
 from treeopo.rollout.rollouts import Rollouts
 from treeopo.rollout.sampler import GroupSampler, Start
@@ -34,6 +35,7 @@ class Harness:
         self.steps: list[Metrics] = []
         sampler = GroupSampler(store, settings, seed=0, start=Start.PREFIX)
         problem = world.problem("any")
+        meter = EngineMeter(slots=SETTINGS.batch_size)
         rollouts = Rollouts(
             sampler,
             self.engine,
@@ -41,9 +43,10 @@ class Harness:
             assemble=partial(assemble, settings=AdvantageSettings()),
             settings=settings,
             seed=0,
+            meter=meter,
         )
         publish = lambda version: self.engine.publish(version, Path("unused"))  # noqa: E731
-        self.pipeline = Pipeline(Stages(rollouts.batch, self.learn, publish), settings.max_staleness)
+        self.pipeline = Pipeline(Stages(rollouts.batch, self.learn, publish), settings.max_staleness, meter)
 
     async def learn(self, batch: TrainBatch) -> Metrics:
         await asyncio.sleep(0.002)

@@ -32,15 +32,12 @@ async def assemble(number: int, groups: Sequence[Group], settings: AdvantageSett
         )
         for sample, advantage in zip(samples, advantages.advantage, strict=True)
     )
-    metrics = _sample_metrics(number, groups, samples) | _advantage_metrics(advantages)
+    metrics = _sample_metrics(groups, samples) | _advantage_metrics(advantages)
     return TrainBatch(number, sequences, metrics)
 
 
-def _sample_metrics(number: int, groups: Sequence[Group], samples: Sequence[Sample]) -> Metrics:
-    """staleness: learner's version minus the version that sampled, over tokens. informative_share: groups whose
-    rewards differ, the only ones that teach.
-    """
-    staleness = np.concatenate([number - sample.completion.versions for sample in samples])
+def _sample_metrics(groups: Sequence[Group], samples: Sequence[Sample]) -> Metrics:
+    """informative_share: groups whose rewards differ, the only ones that teach."""
     rewards = [{sample.reward for sample in group.samples} for group in groups]
     return {
         "reward": float(np.mean([sample.reward for sample in samples])),
@@ -48,8 +45,6 @@ def _sample_metrics(number: int, groups: Sequence[Group], samples: Sequence[Samp
         "prefix_tokens_mean": float(np.mean([len(sample.draw.token_ids) for sample in samples])),
         "rollout_tokens": float(sum(len(sample.completion.token_ids) for sample in samples)),
         "truncated_share": float(np.mean([sample.completion.finish_reason == "length" for sample in samples])),
-        "staleness_mean": float(staleness.mean()),
-        "staleness_max": float(staleness.max()),
     }
 
 

@@ -6,23 +6,33 @@
         └───────────────────────────────────────────────────────────────────────────────┘
 
 Group g depends on (seed, g, store) alone and batch b is groups [b G, (b+1) G). One clock drives everything: the
-learner. At version v the batches up to v + eta are started; batch v is awaited and learned from; v + 1 is published.
+learner. Once version v serves, the batches up to v + eta are started; batch v is awaited and learned from; v + 1 is
+published.
 
-    a batch    waits for version b - eta to be published; nothing else
-    the learner waits for batch v, whose requests are then the oldest in the engine
-    the engine idles only if every started batch is complete, i.e. if the learner is the slower side
+    stage       waits for                                          unblocked by
+    a batch     nothing; it starts as a whole                      version b - eta being published
+    generate    a slot of the engine                               an earlier request's end
+    grade       its own completion                                 the engine
+    advantages  every sample of the batch                          the slowest of them
+    learn       batch v, whose requests are the engine's oldest    advantages of batch v
+    publish     the step                                           learn
+    on_step     version v + 1 serving; what may start has started  publish (a checkpoint delays no rollout)
+
+The engine has free slots only while the started batches do not fill it: the bound holds the next one back (the learner
+is the slower side), or the run ends. `EngineMeter` says for how long, and which.
 
 A token of batch b is sampled at version b - eta or later and learned from at version b: staleness <= eta by
-construction, queue time included. No sample is dropped, whatever its length. eta = 0 is the synchronous trainer.
+construction, queue time included. No sample is dropped, whatever its length. At most eta + 1 batches are in memory.
+eta = 0 is the synchronous trainer.
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from treeopo.records import TrainBatch
+from treeopo.rollout.meter import EngineMeter, Idle
 
 Metrics = dict[str, float]
 
@@ -39,11 +49,17 @@ class Stages:
 
 
 class Pipeline:
-    """Runs batches `first` to `last` (exclusive) through the stages."""
+    """Runs batches `first` to `last` (exclusive) through the stages. Make it in a running event loop.
 
-    def __init__(self, stages: Stages, max_staleness: int) -> None:
+    `meter` is told which version serves and why the engine may have free slots; the requests it counts are those of the
+    stages that `make_batch` was made of.
+    """
+
+    def __init__(self, stages: Stages, max_staleness: int, meter: EngineMeter | None = None) -> None:
         self._stages = stages
         self._max_staleness = max_staleness
+        self._meter = meter or EngineMeter()
+        self._clock = asyncio.get_running_loop().time
 
     async def run(self, first: int, last: int, on_step: Callable[[int, Metrics], Awaitable[bool]]) -> None:
         """Leaves no request in flight: the first error cancels the started batches and is raised as it is.
@@ -52,28 +68,58 @@ class Pipeline:
         """
         started: deque[asyncio.Task[tuple[TrainBatch, Metrics]]] = deque()
         next_batch = first
+
+        def serve(version: int) -> None:
+            """`version` serves: start the batches that it permits."""
+            nonlocal next_batch
+            self._meter.version = version
+            while next_batch < last and next_batch <= version + self._max_staleness:
+                started.append(asyncio.create_task(self._batch(next_batch)))
+                next_batch += 1
+                if next_batch == last:
+                    self._meter.mark(Idle.DRAINING, +1)
+
         try:
+            self._meter.take()
+            step_began = self._clock()
+            serve(first)
             for version in range(first, last):
-                while next_batch < last and next_batch <= version + self._max_staleness:
-                    started.append(asyncio.create_task(self._batch(next_batch)))
-                    next_batch += 1
-                waited = time.monotonic()
-                batch, metrics = await started.popleft()
-                learning = time.monotonic()
-                metrics |= await self._stages.learn(batch)
-                publishing = time.monotonic()
-                await self._stages.publish(version + 1)
-                metrics["seconds_waiting"] = learning - waited
-                metrics["seconds_learning"] = publishing - learning
-                metrics["seconds_publishing"] = time.monotonic() - publishing
+                metrics = await self._step(started[0])
+                started.popleft()
+                serve(version + 1)
+                step_ended = self._clock()
+                metrics |= self._meter.take() | _rates(metrics, step_ended - step_began)
+                step_began = step_ended
                 if not await on_step(version + 1, metrics):
                     return
         finally:
             for task in started:
                 task.cancel()
             await asyncio.gather(*started, return_exceptions=True)
+            if first < next_batch == last:
+                self._meter.mark(Idle.DRAINING, -1)
+
+    async def _step(self, rollout: "asyncio.Task[tuple[TrainBatch, Metrics]]") -> Metrics:
+        """Await one batch, learn from it, publish what was learned."""
+        waiting = self._clock()
+        batch, metrics = await rollout
+        learning = self._clock()
+        metrics |= await self._stages.learn(batch)
+        publishing = self._clock()
+        with self._meter.because(Idle.PUBLISHING):
+            await self._stages.publish(batch.number + 1)
+        metrics["seconds_waiting"] = learning - waiting
+        metrics["seconds_learning"] = publishing - learning
+        metrics["seconds_publishing"] = self._clock() - publishing
+        return metrics
 
     async def _batch(self, number: int) -> tuple[TrainBatch, Metrics]:
-        began = time.monotonic()
+        began = self._clock()
         batch = await self._stages.make_batch(number)
-        return batch, {**batch.metrics, "seconds_rollout": time.monotonic() - began}
+        return batch, {**batch.metrics, "seconds_rollout": self._clock() - began}
+
+
+def _rates(metrics: Metrics, seconds: float) -> Metrics:
+    """The whole step, from the one before it, and the learner's speed over it."""
+    tokens = metrics.get("train_tokens", 0.0)
+    return {"seconds_step": seconds, "train_tokens_per_second": tokens / seconds if seconds else 0.0}

@@ -1,11 +1,14 @@
 """Batches from a student's rollouts: draw groups, have the engine finish them, grade, turn rewards into advantages."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from treeopo.ports import Generate
 from treeopo.records import Completion, Draw, DrawnGroup, FinishReason, Group, Request, Sample, TrainBatch
+from treeopo.rollout.meter import EngineMeter, Metered
 from treeopo.rollout.sampler import GroupSampler
 from treeopo.rollout.settings import RolloutSettings
+from treeopo.rollout.staleness import staleness_metrics
 from treeopo.seeds import derive_seed
 from treeopo.tasks import gather_or_cancel
 
@@ -13,7 +16,8 @@ from treeopo.tasks import gather_or_cancel
 class Rollouts:
     """Batch b is groups [b G, (b + 1) G); what it asks the engine depends on (seed, b, store) alone.
 
-    A completion that ran out of tokens is wrong, whatever it says, and is not graded.
+    A completion that ran out of tokens is wrong, whatever it says, and is not graded. `meter` counts the requests and
+    knows which version serves.
     """
 
     def __init__(
@@ -24,9 +28,11 @@ class Rollouts:
         assemble: Callable[[int, Sequence[Group]], Awaitable[TrainBatch]],
         settings: RolloutSettings,
         seed: int,
+        meter: EngineMeter,
     ) -> None:
         self._sampler = sampler
-        self._generate = generate
+        self._generate = Metered(generate, meter)
+        self._meter = meter
         self._grade = grade
         self._assemble = assemble
         self._settings = settings
@@ -40,7 +46,9 @@ class Rollouts:
         """
         size = self._settings.groups_per_batch
         groups = await gather_or_cancel(self._group(number * size + index) for index in range(size))
-        return await self._assemble(number, groups)
+        batch = await self._assemble(number, groups)
+        samples = [sample for group in groups for sample in group.samples]
+        return replace(batch, metrics=batch.metrics | staleness_metrics(number, samples, self._settings.max_staleness))
 
     async def _group(self, number: int) -> Group:
         drawn = self._sampler.draw(number)
@@ -55,5 +63,8 @@ class Rollouts:
             temperature=self._settings.temperature,
         )
         completion = await self._generate.generate(request)
+        served = max(
+            self._meter.version, int(completion.versions.max())
+        )  # one may serve just before its publish returns
         cut = completion.finish_reason is FinishReason.LENGTH
-        return Sample(draw, completion, 0.0 if cut else await self._grade(drawn, completion))
+        return Sample(draw, completion, 0.0 if cut else await self._grade(drawn, completion), served)

@@ -1,0 +1,111 @@
+"""How busy the engine is, and if it is not, why: the side of the pipeline that waits must be named, not guessed."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+
+from treeopo.ports import Generate
+from treeopo.records import Completion, Request
+
+
+class Idle(StrEnum):
+    """Why fewer requests are in flight than the engine has slots; where several hold, the first of them counts.
+
+    EVALUATING: the engine serves an evaluation. DRAINING: the run's last batch has been started. PUBLISHING: the next
+    version is being published, and batches that wait for it. STARVED: the staleness bound holds the next batch back
+    until the learner has taken its step.
+    """
+
+    EVALUATING = "evaluating"
+    DRAINING = "draining"
+    PUBLISHING = "publishing"
+    STARVED = "starved"
+
+
+class EngineMeter:
+    """Integrates requests in flight over the event loop's time. Make it in a running loop.
+
+    slots: requests that the engine works on at once. version: the newest policy version known to serve.
+    """
+
+    def __init__(self, slots: int = 1) -> None:
+        self.version = 0
+        self.in_flight = 0
+        self._slots = slots
+        self._clock = asyncio.get_running_loop().time
+        self._active = dict.fromkeys(Idle, 0)
+        self._why = Idle.STARVED
+        self._since = self._settled = self._clock()
+        self._idle_seconds = dict.fromkeys(Idle, 0.0)
+        self._busy_slot_seconds = 0.0
+        self._tokens = 0
+
+    @contextmanager
+    def because(self, reason: Idle) -> Iterator[None]:
+        """Inside the `with` block, an engine with free slots has them for `reason`."""
+        self.mark(reason, +1)
+        try:
+            yield
+        finally:
+            self.mark(reason, -1)
+
+    def mark(self, reason: Idle, change: int) -> None:
+        """`because` where the reason begins and ends in different places: +1 begins, -1 ends."""
+        self._settle()
+        self._active[reason] += change
+        self._why = next((each for each in Idle if self._active[each]), Idle.STARVED)
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """One request is in flight inside the `with` block."""
+        self._settle()
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self._settle()
+            self.in_flight -= 1
+
+    def count_tokens(self, tokens: int) -> None:
+        self._tokens += tokens
+
+    def take(self) -> dict[str, float]:
+        """What happened since the last call, and start anew.
+
+        engine_seconds_REASON: seconds with a free slot, by reason. engine_occupancy: mean share of the slots in use.
+        rollout_tokens_per_second: completion tokens of the requests that ended, per second of the whole time.
+        """
+        self._settle()
+        seconds = self._settled - self._since
+        taken = {f"engine_seconds_{reason}": idle for reason, idle in self._idle_seconds.items()}
+        taken["engine_occupancy"] = self._busy_slot_seconds / (seconds * self._slots) if seconds else 0.0
+        taken["rollout_tokens_per_second"] = self._tokens / seconds if seconds else 0.0
+        self._since = self._settled
+        self._idle_seconds = dict.fromkeys(Idle, 0.0)
+        self._busy_slot_seconds = 0.0
+        self._tokens = 0
+        return taken
+
+    def _settle(self) -> None:
+        """Account for the time since the last change."""
+        now = self._clock()
+        passed = now - self._settled
+        self._settled = now
+        self._busy_slot_seconds += min(self.in_flight, self._slots) * passed
+        if self.in_flight < self._slots:
+            self._idle_seconds[self._why] += passed
+
+
+class Metered:
+    """`Generate` that has each request counted by a meter."""
+
+    def __init__(self, engine: Generate, meter: EngineMeter) -> None:
+        self._engine = engine
+        self._meter = meter
+
+    async def generate(self, request: Request) -> Completion:
+        with self._meter.request():
+            completion = await self._engine.generate(request)
+        self._meter.count_tokens(len(completion.token_ids))
+        return completion
