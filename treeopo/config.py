@@ -16,6 +16,7 @@ from treeopo.advantage.settings import AdvantageSettings
 from treeopo.engines.in_process import EngineOptions
 from treeopo.errors import ConfigError
 from treeopo.learner.settings import LearnerSettings
+from treeopo.problems.prompting import PromptSettings
 from treeopo.rollout.settings import RolloutSettings
 from treeopo.search.settings import SearchSettings
 
@@ -44,6 +45,7 @@ def _known_keys(kind: type) -> BeforeValidator:
 
 
 Engine = Annotated[EngineOptions, _known_keys(EngineOptions)]
+Prompt = Annotated[PromptSettings, _known_keys(PromptSettings)]
 
 
 class TrainConfig(Section):
@@ -70,18 +72,20 @@ class BuildConfig(Section):
     seed: int = Field(0, ge=0)
     concurrency: int = Field(64, ge=1)
     search: Annotated[SearchSettings, _known_keys(SearchSettings)] = SearchSettings()
+    prompt: Prompt = PromptSettings()
     engine: Engine = EngineOptions()
 
 
 class EvalConfig(Section):
     model: str | None = None  # None: the embedded student
     against: str | None = None
-    problems: str = "staged-arithmetic:easy:test"
+    problems: tuple[str, ...] = Field(("staged-arithmetic:easy:test",), min_length=1)
     limit: int | None = Field(None, ge=1)
     samples: int = Field(0, ge=0)  # completions a problem at temperature 1, beside the greedy one
     max_new_tokens: int = Field(256, ge=1)
     seed: int = Field(0, ge=0)
-    output: Path | None = None
+    output: Path | None = None  # goes on with what a stopped evaluation left there
+    prompt: Prompt = PromptSettings()
     engine: Engine = EngineOptions()
 
 

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from treeopo import runs
 from treeopo.config import BuildConfig, EvalConfig, TrainConfig, load_config
-from treeopo.evaluation.comparison import Evaluation, ModelScore, read_evaluation
+from treeopo.evaluation.answers import read_evaluations
+from treeopo.evaluation.comparison import Evaluation, ModelScore
 from treeopo.evaluation.intervals import Interval
 from treeopo.run_directory import RunDirectory
 from treeopo.search.report import TreeReport
@@ -72,13 +73,13 @@ def demo(directory: Path, bars: Bars) -> Demo:
         run = RunDirectory.create(load_config(TrainConfig, file=None, flags={"store": store, "output": run_path}))
     with seconds.of("training"), bars.train(run.config.steps) as bar:
         training = runs.train(run, bar.notify, bar.advance)
-    evaluation = read_evaluation(scores / "scores.json")
-    if evaluation is None:
+    evaluations = read_evaluations(scores)
+    if evaluations is None:
         flags = {"model": str(run_path), "against": "base", "limit": HELD_OUT_PROBLEMS, "samples": SAMPLES}
         config = load_config(EvalConfig, file=None, flags={**flags, "output": scores})
         with seconds.of("evaluation"), bars.evaluate() as bar:
-            evaluation = runs.evaluate(config, bar.notify, bar.advance)
-    result = Demo(directory, report, training, evaluation, seconds.taken)
+            evaluations = runs.evaluate(config, bar.notify, bar.advance)
+    result = Demo(directory, report, training, evaluations[0], seconds.taken)
     (directory / "summary.json").write_text(json.dumps(summary(result), indent=2) + "\n", encoding="utf-8")
     return result
 
@@ -90,7 +91,7 @@ def summary(demo: Demo) -> dict[str, Any]:
     return {
         "before": _score(before),
         "after": _score(after),
-        "difference": _plain(demo.evaluation.difference),
+        "difference": _plain(demo.evaluation.difference.greedy if demo.evaluation.difference else None),
         "sampled": {"before": _plain(before.sampled), "after": _plain(after.sampled)},
         "problems": demo.report.problems,
         "held_out_problems": demo.evaluation.count,

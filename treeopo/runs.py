@@ -24,8 +24,8 @@ from treeopo.advantage import AdvantageSettings, Method, Scope
 from treeopo.config import BuildConfig, EvalConfig, TrainConfig
 from treeopo.engines.in_process import VllmEngine
 from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.errors import ConfigError, RunError
-from treeopo.evaluation.accuracy import Graded, Scores
+from treeopo.errors import ConfigError, ProblemError, RunError
+from treeopo.evaluation.accuracy import Graded, Question, Scores
 from treeopo.evaluation.accuracy import evaluate as score
 from treeopo.evaluation.answers import Answers
 from treeopo.evaluation.comparison import Evaluation, compare
@@ -35,6 +35,7 @@ from treeopo.metrics import JsonLinesSink, TensorBoardSink, read_metrics
 from treeopo.ports import MetricSink
 from treeopo.problems.grading import grade_number
 from treeopo.problems.problem_set import ProblemSet
+from treeopo.problems.prompting import Prompter, PromptSettings
 from treeopo.problems.spec import load_problem_set
 from treeopo.problems.staged_arithmetic import Difficulty
 from treeopo.records import Completion, DrawnGroup, Problem
@@ -74,7 +75,7 @@ def build_store(
     meta = StoreMeta(
         tokenizer_fingerprint=tokenizer.fingerprint,
         teacher=teacher,
-        search=config.model_dump(mode="json", include={"search", "problems", "seed"}),
+        search=config.model_dump(mode="json", include={"search", "problems", "prompt", "seed"}),
         separator=config.search.separator,
         vocabulary_size=tokenizer.vocabulary_size,
     )
@@ -98,7 +99,8 @@ async def _search(
     first: int,
     on_progress: Callable[[BuildProgress, int, float], None],
 ) -> None:
-    prompts = {problem.id: tokenizer.encode(problem_set.prompt(problem)) for problem in problem_set.problems[first:]}
+    prompter = Prompter(tokenizer, config.prompt, problem_set.template)
+    prompts = {problem.id: prompter(problem) for problem in problem_set.problems[first:]}
     room = max(map(len, prompts.values())) + config.search.max_solution_tokens
     engine = VllmEngine.start(meta.teacher, replace(config.engine, max_model_tokens=room))
     began = time.monotonic()
@@ -286,32 +288,38 @@ def embedded(problems: str) -> "TinyModels":
     return ensure_tiny(Difficulty.SPARSE if Difficulty.SPARSE in problems.split(":") else Difficulty.EASY)
 
 
-def evaluate(config: EvalConfig, notify: Notify, on_progress: Callable[[int, int], None]) -> Evaluation:
-    """pass@1 of one model, or of two on the same problems; written to `config.output` if that is given.
+def evaluate(config: EvalConfig, notify: Notify, on_progress: Callable[[int, int], None]) -> tuple[Evaluation, ...]:
+    """Accuracy of one model, or of two on the same problems; one evaluation per problem set.
 
-    `on_progress(done, total)` counts completions over all models.
+    Written to `config.output` if that is given, from where a stopped evaluation goes on. `on_progress(done, total)`
+    counts completions over all models and sets.
 
     Raises:
-        InputError: problems or models cannot be used.
-        EngineError: an engine failed.
+        InputError: problems or models cannot be used, or the output holds another evaluation.
+        EngineError: an engine failed; what it completed is kept.
     """
-    problem_set = load_problem_set(config.problems, config.limit)
-    first = resolve(config.model) if config.model else _embedded_student(config.problems)
+    problem_sets = [load_problem_set(spec, config.limit) for spec in dict.fromkeys(config.problems)]
+    first = resolve(config.model) if config.model else _embedded_student(config.problems[0])
     models = [first]
     if config.against is not None:
         models.append(first.without_adapter() if config.against == BASE else resolve(config.against))
-    total = len(models) * len(problem_set) * (1 + config.samples)
-    done = count(1)
-    with Answers(config.output) as answers:
+    settings = config.model_dump(mode="json", exclude={"output", "engine"})
+    with Answers(config.output, settings) as answers:
+        total = len(models) * sum(map(len, problem_sets)) * (1 + config.samples)
+        done = count(answers.done_count + 1)
 
-        def on_completion(model: str, graded: Graded) -> None:
-            answers.add(model, graded)
+        def on_completion(problems: str, model: str, graded: Graded) -> None:
+            answers.add(problems, model, graded)
             on_progress(next(done), total)
 
-        scores = asyncio.run(_evaluate(config, models, problem_set, notify, on_completion))
-        evaluation = compare(problem_set.spec, [model.label for model in models], scores)
-        answers.finish(evaluation)
-    return evaluation
+        scores = asyncio.run(_evaluate(config, models, problem_sets, answers, notify, on_completion))
+        labels = [model.label for model in models]
+        evaluations = tuple(
+            compare(problem_set.spec, labels, [scores[model, problem_set.spec] for model in models])
+            for problem_set in problem_sets
+        )
+        answers.finish(evaluations)
+    return evaluations
 
 
 def _embedded_student(problems: str) -> Served:
@@ -321,32 +329,44 @@ def _embedded_student(problems: str) -> Served:
 async def _evaluate(
     config: EvalConfig,
     models: Sequence[Served],
-    problem_set: ProblemSet,
+    problem_sets: Sequence[ProblemSet],
+    answers: Answers,
     notify: Notify,
-    on_completion: Callable[[str, Graded], None],
-) -> list[Scores]:
-    """Scores in the order of `models`. Those of one base share an engine, the base itself first."""
-    scores: dict[Served, Scores] = {}
+    on_completion: Callable[[str, str, Graded], None],
+) -> dict[tuple[Served, str], Scores]:
+    """Scores by model and problem set. Models of one base share an engine, the base itself first."""
+    scores: dict[tuple[Served, str], Scores] = {}
     for base in dict.fromkeys(model.base for model in models):
         tokenizer = ModelTokenizer(base)
-        prompts = [tokenizer.encode(problem_set.prompt(problem)) for problem in problem_set]
-        room = max(map(len, prompts), default=0) + config.max_new_tokens
+        asked = [(problem_set, _questions(tokenizer, config.prompt, problem_set)) for problem_set in problem_sets]
+        longest = max(len(question.prompt_ids) for _, questions in asked for question in questions)
         notify(f"starting an engine for {base}")
-        engine = VllmEngine.start(base, replace(config.engine, max_model_tokens=room))
+        engine = VllmEngine.start(base, replace(config.engine, max_model_tokens=longest + config.max_new_tokens))
         try:
             of_base = sorted((model for model in models if model.base == base), key=lambda model: bool(model.adapter))
             for version, model in enumerate(of_base, start=1):
                 await serve(engine, version, model)
-                scores[model] = await score(
-                    problem_set.problems,
-                    prompts,
-                    engine,
-                    problem_set.grade,
-                    max_new_tokens=config.max_new_tokens,
-                    samples=config.samples,
-                    seed=config.seed,
-                    on_completion=partial(on_completion, model.label),
-                )
+                for problem_set, questions in asked:
+                    scores[model, problem_set.spec] = await score(
+                        questions,
+                        engine,
+                        problem_set.grade,
+                        problem_set.answer,
+                        max_new_tokens=config.max_new_tokens,
+                        samples=config.samples,
+                        seed=config.seed,
+                        on_completion=partial(on_completion, problem_set.spec, model.label),
+                        done=answers.done(problem_set.spec, model.label),
+                    )
         finally:
             await engine.close()
-    return [scores[model] for model in models]
+    return scores
+
+
+def _questions(tokenizer: ModelTokenizer, settings: PromptSettings, problem_set: ProblemSet) -> list[Question]:
+    """Raises `ProblemError` if there is no problem."""
+    prompter = Prompter(tokenizer, settings, problem_set.template)
+    questions = [Question(problem, prompter(problem), prompter.stop) for problem in problem_set]
+    if not questions:
+        raise ProblemError(f"{problem_set.spec}: there is no problem to evaluate on")
+    return questions

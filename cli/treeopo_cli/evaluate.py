@@ -1,4 +1,4 @@
-"""`treeopo eval`: pass@1 of a model, an adapter or a run."""
+"""`treeopo eval`: accuracy of a model, an adapter or a run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,9 +19,9 @@ def evaluate(
         str | None, typer.Option(help="A second model, compared on the same problems.", show_default=False)
     ] = None,
     problems: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="As for mcts build.  [default: staged-arithmetic:easy:test]",
+            help="As for mcts build; repeat it for several sets.  [default: staged-arithmetic:easy:test]",
             show_default=False,
         ),
     ] = None,
@@ -29,14 +29,23 @@ def evaluate(
     samples: Annotated[
         int | None, typer.Option(help="Completions a problem at temperature 1, beside the greedy one.  [default: 0]")
     ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="plain, or chat for the tokenizer's chat template.  [default: plain]", show_default=False),
+    ] = None,
+    shots: Annotated[int | None, typer.Option(help="Worked examples before each question.", show_default=False)] = None,
+    examples: Annotated[
+        str | None, typer.Option(help="The problem set they come from, e.g. gsm8k:train.", show_default=False)
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Directory for scores.json and every completion.")
+        Path | None,
+        typer.Option("-o", "--output", help="Directory for scores.json and every completion; goes on if stopped."),
     ] = None,
     seed: Seed = None,
     config: ConfigFile = None,
     set_: Set = None,
 ) -> None:
-    """Solve problems greedily, and by sampling if asked, and print pass@1 with its 95% interval."""
+    """Solve problems greedily, and by sampling if asked, and print pass@1, pass@k and maj@k with 95% intervals."""
     from treeopo import runs
     from treeopo.config import EvalConfig, load_config
     from treeopo_cli import render
@@ -45,14 +54,18 @@ def evaluate(
     flags = {
         "model": model,
         "against": against,
-        "problems": problems,
+        "problems": problems or None,
         "limit": limit,
         "samples": samples,
+        "prompt.style": prompt,
+        "prompt.shots": shots,
+        "prompt.examples": examples,
         "output": output,
         "seed": seed,
         **settings(set_),
     }
     resolved = load_config(EvalConfig, file=config, flags=flags)
     with render.EvalBar() as bar:
-        result = runs.evaluate(resolved, bar.notify, bar.advance)
-    render.evaluation(result)
+        evaluations = runs.evaluate(resolved, bar.notify, bar.advance)
+    for evaluation in evaluations:
+        render.evaluation(evaluation)

@@ -175,20 +175,30 @@ def _interval(interval: "Interval") -> str:
 
 
 def evaluation(result: "Evaluation") -> None:
-    """One row a model: greedy pass@1, then sampled; below them the paired difference."""
-    table = Table(title=f"pass@1 on {result.problems} ({result.count} problems)", title_justify="left")
-    for column in ("model", "greedy (95%)", "sampled (95%)", "cut short"):
-        table.add_column(column, justify="left" if column == "model" else "right")
+    """One row a model: greedy pass@1, then what its samples say; below them the paired differences."""
+    table = Table(title=f"{escape(result.problems)}: {result.count} problems", title_justify="left")
+    table.add_column("model")
+    most = max(result.scores[0].pass_at, default=0)
+    sampled = [f"{name}@{k}" for name, k in (("pass", 1), ("pass", most), ("maj", most)) if k <= most]
+    if most <= 2:  # two samples have no majority, and one has nothing but itself
+        sampled = list(dict.fromkeys(sampled[:-1]))
+    for column in ("greedy pass@1 (95%)", *sampled, "cut short"):
+        table.add_column(column, justify="right")
     for score in result.scores:
-        sampled = _interval(score.sampled) if score.sampled else "-"
-        table.add_row(escape(score.label), _interval(score.greedy), sampled, str(score.truncated))
+        by_name = {f"pass@{k}": score.pass_at[k] for k in score.pass_at}
+        by_name |= {f"maj@{k}": score.majority_at[k] for k in score.majority_at}
+        row = [_interval(by_name[name]) for name in sampled]
+        table.add_row(escape(score.label), _interval(score.greedy), *row, str(score.truncated))
     console.print(table)
     if result.difference:
-        difference = result.difference
-        console.print(
-            f"greedy difference, paired by problem: {difference.estimate:+.3f} "
-            f"(95% {difference.low:+.3f} to {difference.high:+.3f})"
-        )
+        greedy, sampling = result.difference.greedy, result.difference.sampled
+        console.print(f"difference by problem, greedy: {_signed(greedy)}, McNemar p = {result.difference.p_value:.2g}")
+        if sampling:
+            console.print(f"difference by problem, sampled: {_signed(sampling)}")
+
+
+def _signed(interval: "Interval") -> str:
+    return f"{interval.estimate:+.3f} (95% {interval.low:+.3f} to {interval.high:+.3f})"
 
 
 def store_overview(path: "Path", meta: "StoreMeta", report: "TreeReport") -> None:

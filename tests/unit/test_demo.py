@@ -13,8 +13,8 @@ from treeopo.search.report import TreeReport
 
 def test_the_summary_holds_before_and_after_with_intervals_and_their_paired_difference() -> None:
     ids = tuple(map(str, range(100)))
-    after = Scores(ids, np.array([1.0] * 90 + [0.0] * 10), np.ones((100, 2)), 0)
-    before = Scores(ids, np.array([1.0] * 30 + [0.0] * 70), np.zeros((100, 2)), 0)
+    after = Scores(ids, np.array([1.0] * 90 + [0.0] * 10), np.ones((100, 2)), (("1", "1"),) * 100, 0)
+    before = Scores(ids, np.array([1.0] * 30 + [0.0] * 70), np.zeros((100, 2)), (("0", "0"),) * 100, 0)
     empty = np.zeros(0)
     report = TreeReport(7, 7, 5, 60, 112, 900, empty.astype(int), empty.astype(int), empty)
     training = TrainSummary(20, True, 19, 1, 900.0, 800.0, 50, 0, Path("demo/run/adapter"))

@@ -1,13 +1,17 @@
 """Intervals cover the truth as often as they claim, agree with their definitions, and stay sane at the edges."""
 
-from itertools import combinations
 from math import comb
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from treeopo.evaluation.intervals import bootstrap_interval, paired_difference_interval, pass_at_k, wilson_interval
+from treeopo.evaluation.intervals import (
+    bootstrap_interval,
+    mcnemar_p_value,
+    paired_difference_interval,
+    wilson_interval,
+)
 
 
 def outcomes(*counts: tuple[float, float, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -76,22 +80,15 @@ def test_the_bootstrap_resamples_problems() -> None:
     assert bootstrap_interval(values) == interval
 
 
-def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_sample() -> None:
-    for samples in range(1, 7):
-        for k in range(1, samples + 1):
-            estimates = pass_at_k(np.arange(samples + 1), samples, k)
-            for correct in range(samples + 1):
-                hits = sum(min(subset) < correct for subset in combinations(range(samples), k))
-                assert estimates[correct] == pytest.approx(hits / comb(samples, k))
-
-
-@pytest.mark.parametrize("k", [0, 5])
-def test_pass_at_k_needs_k_samples(k: int) -> None:
-    with pytest.raises(ValueError, match="between 1 and the number of samples"):
-        pass_at_k(np.array([1]), 4, k)
-
-
 def test_no_outcome_has_no_interval() -> None:
     for interval in (wilson_interval, bootstrap_interval):
         with pytest.raises(ValueError, match="at least one"):
             interval(np.array([]))
+
+
+def test_mcnemar_s_p_value_is_the_chance_of_a_split_at_least_as_uneven_among_the_disagreements() -> None:
+    first, second = outcomes((1, 1, 30), (1, 0, 9), (0, 1, 2), (0, 0, 7))
+    tail = sum(comb(11, wins) for wins in (0, 1, 2)) / 2**11
+    assert mcnemar_p_value(first, second) == pytest.approx(2 * tail)
+    assert mcnemar_p_value(second, first) == pytest.approx(2 * tail)
+    assert mcnemar_p_value(first, first) == 1.0

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from treeopo.errors import ModelError
@@ -42,6 +43,20 @@ class ModelTokenizer:
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self.hf.encode(text, add_special_tokens=False)
+        return ids
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The messages under the tokenizer's chat template, up to where the assistant's next one begins.
+
+        Raises:
+            ModelError: it has no chat template, or one that refuses these messages.
+        """
+        from jinja2 import TemplateError
+
+        try:
+            ids: list[int] = self.hf.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+        except (ValueError, TemplateError) as error:
+            raise ModelError(f"chat prompts: {str(error).splitlines()[0]}; use prompt.style plain") from None
         return ids
 
     def decode(self, token_ids: list[int]) -> str:

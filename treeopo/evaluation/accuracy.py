@@ -1,7 +1,7 @@
-"""pass@1 of whatever an engine serves: greedy, and by sampling at temperature 1."""
+"""Completions of a problem set by whatever an engine serves, graded: one greedy, the others at temperature 1."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from treeopo.errors import ProblemError
 from treeopo.ports import Generate, Grade
-from treeopo.records import Completion, FinishReason, Problem, Request
+from treeopo.records import FinishReason, Problem, Request
 from treeopo.seeds import derive_seed
 from treeopo.tasks import gather_or_cancel
 
@@ -19,22 +19,36 @@ IN_FLIGHT = 512
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """One completion of a problem: sample 0 is greedy, the others are drawn at temperature 1."""
+    """One completion of a problem: sample 0 is greedy, the others are drawn at temperature 1. `answer` is its final
+    answer in the problem set's canonical form, empty where it gives none; a truncated one is wrong, whatever it says.
+    """
 
     problem_id: str
     sample: int
     text: str
+    answer: str
     reward: float
     truncated: bool
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A problem and the tokens that ask it; a completion also ends at any of the `stop` strings."""
+
+    problem: Problem
+    prompt_ids: Sequence[int]
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Rewards of M problems: greedy (M,), sampled (M, S)."""
+    """Rewards and final answers of M problems: greedy (M,), sampled (M, S), answers (M, S) of the sampled ones."""
 
     problem_ids: tuple[str, ...]
     greedy: npt.NDArray[np.float64]
     sampled: npt.NDArray[np.float64]
+    answers: tuple[tuple[str, ...], ...]
     truncated: int
 
     @property
@@ -43,47 +57,64 @@ class Scores:
 
 
 async def evaluate(
-    problems: Sequence[Problem],
-    prompt_ids: Sequence[Sequence[int]],
+    questions: Sequence[Question],
     generate: Generate,
     grade: Grade,
+    answer: Callable[[str], str],
     *,
     max_new_tokens: int,
     samples: int,
     seed: int,
-    on_completion: Callable[[Graded], None],
+    on_completion: Callable[[Graded], None] = lambda graded: None,
+    done: Mapping[tuple[str, int], Graded] | None = None,
 ) -> Scores:
-    """Complete every problem greedily and `samples` times at temperature 1, and grade it; cut completions are wrong.
+    """Complete every problem greedily and `samples` times at temperature 1, and grade it.
+
+    Sample s of problem m depends on (seed, m, s) and the model alone. `done` holds completions of an earlier, stopped
+    evaluation by (problem id, sample): they are taken as they are and not reported again.
 
     Raises:
-        ProblemError: there is no problem.
+        ProblemError: there is no problem, or two of them share an id.
         EngineError: the engine refused a request.
     """
-    if not problems:
+    if not questions:
         raise ProblemError("there is no problem to evaluate on; check the problem set and the limit")
+    ids = tuple(question.problem.id for question in questions)
+    if len(set(ids)) < len(ids):
+        twice = next(name for index, name in enumerate(ids) if name in ids[:index])
+        raise ProblemError(f"problem id {twice!r} occurs twice; ids must tell problems apart")
     room = asyncio.Semaphore(IN_FLIGHT)
-    rewards = np.zeros((len(problems), 1 + samples))
-    truncated = 0
 
-    async def one(index: int, sample: int) -> None:
-        nonlocal truncated
-        temperature = 0.0 if sample == 0 else 1.0
+    async def one(index: int, sample: int) -> Graded:
+        question = questions[index]
+        earlier = (done or {}).get((question.problem.id, sample))
+        if earlier:
+            return earlier
+        request = Request(
+            token_ids=question.prompt_ids,
+            max_tokens=max_new_tokens,
+            seed=derive_seed(seed, index, sample),
+            temperature=0.0 if sample == 0 else 1.0,
+            stop=question.stop,
+        )
         async with room:
-            completion = await generate.generate(
-                Request(
-                    prompt_ids[index], max_new_tokens, seed=derive_seed(seed, index, sample), temperature=temperature
-                )
-            )
-        graded = await _graded(problems[index], sample, completion, grade)
-        rewards[index, sample] = graded.reward
-        truncated += graded.truncated
+            completion = await generate.generate(request)
+        cut = completion.finish_reason is FinishReason.LENGTH
+        reward = 0.0 if cut else await grade(question.problem, completion.text)
+        graded = Graded(
+            question.problem.id,
+            sample,
+            completion.text,
+            "" if cut else answer(completion.text),
+            reward,
+            cut,
+            len(completion.token_ids),
+        )
         on_completion(graded)
+        return graded
 
-    await gather_or_cancel(one(index, sample) for index in range(len(problems)) for sample in range(1 + samples))
-    ids = tuple(problem.id for problem in problems)
-    return Scores(ids, rewards[:, 0], rewards[:, 1:], truncated)
-
-
-async def _graded(problem: Problem, sample: int, completion: Completion, grade: Grade) -> Graded:
-    cut = completion.finish_reason is FinishReason.LENGTH
-    return Graded(problem.id, sample, completion.text, 0.0 if cut else await grade(problem, completion.text), cut)
+    width = 1 + samples
+    rows = await gather_or_cancel(one(index, sample) for index in range(len(questions)) for sample in range(width))
+    rewards = np.array([row.reward for row in rows]).reshape(-1, width)
+    answers = tuple(tuple(row.answer for row in rows[m * width + 1 : (m + 1) * width]) for m in range(len(questions)))
+    return Scores(ids, rewards[:, 0], rewards[:, 1:], answers, sum(row.truncated for row in rows))

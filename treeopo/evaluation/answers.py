@@ -1,32 +1,52 @@
-"""An evaluation on disk: completions.jsonl as they arrive, scores.json at the end."""
+"""An evaluation on disk: its settings, every completion as it arrives, and the scores once all are there.
+
+DIR/evaluation.json      what was asked, so that a stopped evaluation goes on only with the same question
+DIR/completions.jsonl    a line per completion: problem set, model, problem, sample, text, answer, reward
+DIR/scores.json          written last
+"""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+from pydantic import TypeAdapter
 
 from treeopo.errors import RunError
 from treeopo.evaluation.accuracy import Graded
 from treeopo.evaluation.comparison import Evaluation
 
+_GRADED = TypeAdapter(Graded)
+_EVALUATIONS = TypeAdapter(tuple[Evaluation, ...])
+
+Done = dict[tuple[str, int], Graded]
+"""Completions by (problem id, sample)."""
+
 
 class Answers:
-    """Writes into `directory`, or nowhere if that is None.
+    """Writes into `directory`, or nowhere if that is None; what an evaluation with equal `settings` left is kept.
 
     Raises:
-        RunError: the directory cannot be written.
+        RunError: the directory cannot be written, or holds an evaluation with other settings.
     """
 
-    def __init__(self, directory: Path | None) -> None:
+    def __init__(self, directory: Path | None, settings: Mapping[str, Any]) -> None:
         self._directory = directory
         self._file = None
-        if directory is not None:
-            try:
-                directory.mkdir(parents=True, exist_ok=True)
-                self._file = (directory / "completions.jsonl").open("w", encoding="utf-8")
-            except OSError as error:
-                raise RunError(f"{directory}: cannot be written ({error.strerror}); choose another --output") from None
+        self._done: dict[tuple[str, str], Done] = {}
+        if directory is None:
+            return
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._check(directory / "evaluation.json", json.dumps(settings, indent=2, sort_keys=True) + "\n")
+            lines = self._read(directory / "completions.jsonl")
+            self._file = (directory / "completions.jsonl").open("w", encoding="utf-8")
+            self._file.writelines(lines)
+            self._file.flush()
+        except OSError as error:
+            raise RunError(f"{directory}: cannot be written ({error.strerror}); choose another --output") from None
 
     def __enter__(self) -> Self:
         return self
@@ -37,11 +57,42 @@ class Answers:
         if self._file:
             self._file.close()
 
-    def add(self, model: str, graded: Graded) -> None:
-        if self._file:
-            self._file.write(json.dumps({"model": model, **asdict(graded)}, ensure_ascii=False) + "\n")
+    def done(self, problems: str, model: str) -> Done:
+        """What an earlier evaluation has of a model on a problem set."""
+        return self._done.get((problems, model), {})
 
-    def finish(self, evaluation: Evaluation) -> None:
+    @property
+    def done_count(self) -> int:
+        return sum(map(len, self._done.values()))
+
+    def add(self, problems: str, model: str, graded: Graded) -> None:
+        if self._file:
+            row = {"problems": problems, "model": model, **asdict(graded)}
+            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._file.flush()
+
+    def finish(self, evaluations: tuple[Evaluation, ...]) -> None:
         if self._directory:
-            text = json.dumps(asdict(evaluation), indent=2, ensure_ascii=False)
-            (self._directory / "scores.json").write_text(text + "\n", encoding="utf-8")
+            (self._directory / "scores.json").write_bytes(_EVALUATIONS.dump_json(evaluations, indent=2) + b"\n")
+
+    def _check(self, path: Path, settings: str) -> None:
+        if path.exists() and path.read_text(encoding="utf-8") != settings:
+            raise RunError(f"{path.parent}: holds an evaluation with other settings; choose another --output")
+        path.write_text(settings, encoding="utf-8")
+
+    def _read(self, path: Path) -> list[str]:
+        """The whole lines of a stopped evaluation; one torn by a crash is dropped."""
+        if not path.exists():
+            return []
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        for line in lines:
+            row = json.loads(line)
+            graded = _GRADED.validate_python({key: row[key] for key in row.keys() - {"problems", "model"}})
+            self._done.setdefault((row["problems"], row["model"]), {})[graded.problem_id, graded.sample] = graded
+        return lines
+
+
+def read_evaluations(directory: Path) -> tuple[Evaluation, ...] | None:
+    """The scores of a finished evaluation, one per problem set; None if there are none yet."""
+    path = directory / "scores.json"
+    return _EVALUATIONS.validate_json(path.read_bytes()) if path.exists() else None

@@ -91,15 +91,12 @@ def _paired_correlation(first_M: Floats, second_M: Floats) -> float:
     return covariance / float(np.sqrt(product))
 
 
-def pass_at_k(correct_M: npt.NDArray[np.int64], samples: int, k: int) -> Floats:
-    """Unbiased estimate (M,) of the chance that one of k samples is right, from `samples` of which correct_M were.
+def mcnemar_p_value(first_M: Floats, second_M: Floats) -> float:
+    """Exact two-sided McNemar test (1947) that two models solve as many of the same M problems; 0/1 outcomes."""
+    from scipy.stats import binomtest
 
-    1 - C(samples - correct, k) / C(samples, k), as a product (Chen et al. 2021, arXiv:2107.03374, eq. 1).
-
-    Raises:
-        ValueError: k is not in 1..samples.
-    """
-    if not 1 <= k <= samples:
-        raise ValueError(f"pass@{k} of {samples} samples: k must be between 1 and the number of samples")
-    drawn = np.arange(samples - k + 1, samples + 1)
-    return np.asarray(1.0 - np.clip(1.0 - correct_M[:, None] / drawn, 0.0, 1.0).prod(axis=1))
+    only_first = int(np.count_nonzero(first_M > second_M))
+    only_second = int(np.count_nonzero(first_M < second_M))
+    if only_first + only_second == 0:
+        return 1.0
+    return float(binomtest(only_first, only_first + only_second).pvalue)

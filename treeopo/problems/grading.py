@@ -49,6 +49,12 @@ def grade(problem: Problem, text: str) -> float:
     return float(answer is not None and answer == parse_number(problem.answer))
 
 
+def number_answer(text: str) -> str:
+    """The final answer in `text` as a reduced fraction, empty where there is none: equal numbers read equal."""
+    answer = final_answer(text)
+    return "" if answer is None else str(answer)
+
+
 async def grade_number(problem: Problem, text: str) -> float:
     """`grade` as the port `Grade`; it takes microseconds, so it may run on the event loop."""
     return grade(problem, text)

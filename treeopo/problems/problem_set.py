@@ -1,11 +1,11 @@
 """Problems together with the text that asks them and the rule that grades them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from treeopo.errors import ConfigError
 from treeopo.ports import Grade
-from treeopo.problems.grading import grade_number
+from treeopo.problems.grading import grade_number, number_answer
 from treeopo.records import Problem
 
 STEP_SEPARATOR = "\n\n"
@@ -31,12 +31,15 @@ class PromptTemplate:
 
 @dataclass(frozen=True, slots=True)
 class ProblemSet:
-    """Problems, their prompt template and their grader; `spec` is the name they were asked for by."""
+    """Problems, their prompt template, their grader and the canonical form of a final answer (empty: none), by which
+    answers are counted; `spec` is the name they were asked for by.
+    """
 
     spec: str
     problems: tuple[Problem, ...]
     template: PromptTemplate = PromptTemplate()
     grade: Grade = grade_number
+    answer: Callable[[str], str] = number_answer
 
     def __len__(self) -> int:
         return len(self.problems)

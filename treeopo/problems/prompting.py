@@ -1,0 +1,107 @@
+"""How a question becomes the tokens a model is asked to continue: plain text or chat, with or without examples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from treeopo.errors import ConfigError, ProblemError, require
+from treeopo.problems.problem_set import STEP_SEPARATOR, PromptTemplate
+from treeopo.problems.spec import load_problems
+from treeopo.records import Problem
+
+Message = dict[str, str]
+
+CHAT_TEXT = (
+    "{question}\n\nSolve it step by step, with a blank line after each step. "
+    "End with a line that holds #### and the answer."
+)
+
+
+class Encode(Protocol):
+    """What a prompt needs of a tokenizer; `chat` raises `ModelError` where it has no chat template."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def chat(self, messages: Sequence[Message]) -> list[int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSettings:
+    """style chat uses the tokenizer's own chat template, plain text suits base models. shots: worked examples before
+    the question, the first ones of the problem set `examples` that have a solution. template: a text file that names
+    {question} once, instead of the style's own.
+    """
+
+    style: Literal["plain", "chat"] = "plain"
+    shots: int = 0
+    examples: str | None = None
+    template: Path | None = None
+
+    def __post_init__(self) -> None:
+        require(self.shots >= 0, f"prompt.shots is {self.shots}; it must not be negative")
+        require(
+            (self.shots > 0) == (self.examples is not None),
+            f"prompt.shots is {self.shots} and prompt.examples {self.examples or 'not given'}; give both or neither",
+        )
+
+
+class Prompter:
+    """Prompts of one problem set for one tokenizer. A completion should also end at any of the `stop` strings: with
+    examples before it, a base model goes on to ask itself the next question.
+
+    Raises:
+        ConfigError: the template file cannot be read or used.
+        ProblemError: the examples cannot be read, or fewer than `shots` of them have a solution.
+        ModelError: style chat and a tokenizer without a chat template.
+    """
+
+    def __init__(self, tokenizer: Encode, settings: PromptSettings, plain: PromptTemplate) -> None:
+        self._tokenizer = tokenizer
+        self._chat = settings.style == "chat"
+        own = CHAT_TEXT if self._chat else plain.text
+        self._template = own if settings.template is None else _read(settings.template, self._chat)
+        self._examples = _examples(settings)
+        opening = self._template.partition("{question}")[0].strip()
+        self.stop = (STEP_SEPARATOR + opening,) if self._examples and opening and not self._chat else ()
+        self(Problem("", "", ""))  # a tokenizer without a chat template is found out here
+
+    def __call__(self, problem: Problem) -> list[int]:
+        if self._chat:
+            messages = [
+                message
+                for example in self._examples
+                for message in (_message("user", self._render(example)), _message("assistant", example.solution or ""))
+            ]
+            return self._tokenizer.chat([*messages, _message("user", self._render(problem))])
+        shown = "".join(f"{self._render(example)}{example.solution}{STEP_SEPARATOR}" for example in self._examples)
+        return self._tokenizer.encode(shown + self._render(problem))
+
+    def _render(self, problem: Problem) -> str:
+        return self._template.replace("{question}", problem.question)
+
+
+def _read(path: Path, chat: bool) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"prompt template {path}: cannot be read ({error})") from None
+    if chat and text.count("{question}") == 1:
+        return text.strip()
+    return PromptTemplate(text).text
+
+
+def _examples(settings: PromptSettings) -> list[Problem]:
+    if settings.examples is None:
+        return []
+    solved = [problem for problem in load_problems(settings.examples, 4 * settings.shots) if problem.solution]
+    if len(solved) < settings.shots:
+        raise ProblemError(
+            f"{settings.examples}: {len(solved)} of its first {4 * settings.shots} problems have a worked solution, "
+            f"fewer than the {settings.shots} shots asked for"
+        )
+    return solved[: settings.shots]
+
+
+def _message(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
