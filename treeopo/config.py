@@ -8,19 +8,18 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from treeopo.advantage.settings import AdvantageSettings
 from treeopo.engines.in_process import EngineOptions
 from treeopo.errors import ConfigError
 from treeopo.learner.settings import LearnerSettings
+from treeopo.methods import find_method, plan_groups
 from treeopo.problems.prompting import PromptSettings
 from treeopo.rollout.settings import RolloutSettings
 from treeopo.search.settings import SearchSettings
-
-Method = Literal["tree-opo", "grpo"]
 
 
 class Section(BaseModel):
@@ -53,7 +52,7 @@ class TrainConfig(Section):
     output: Path
     student: str | None = None  # None: the embedded default
     retokenize: bool = False  # copy the store under the student's tokenizer where it is another than the teacher's
-    method: Method = "tree-opo"
+    method: str = "tree-opo"  # a name of treeopo.methods
     steps: int = Field(200, ge=1)
     seed: int = Field(0, ge=0)
     checkpoint_every: int = Field(10, ge=1)
@@ -62,6 +61,13 @@ class TrainConfig(Section):
     rollout: Annotated[RolloutSettings, _known_keys(RolloutSettings)] = RolloutSettings()
     learner: Annotated[LearnerSettings, _known_keys(LearnerSettings)] = LearnerSettings()
     engine: Engine = EngineOptions()
+
+    @model_validator(mode="after")
+    def _method_can_use_it(self) -> Self:
+        method = find_method(self.method)
+        if method.start is not None or self.advantage != AdvantageSettings():
+            plan_groups(method, self.advantage)
+        return self
 
 
 class BuildConfig(Section):

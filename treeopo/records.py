@@ -3,8 +3,8 @@
 Dimension letters used throughout: N samples, P prefixes (tree nodes), T tokens, V vocabulary, E order constraints.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -101,7 +101,8 @@ class TrainSequence:
     """One sample as the learner sees it: only the C = T - prefix_length completion tokens carry gradient.
 
     token_ids (T,) are the prefix's and then the completion's. The rest is (C,), a number per completion token:
-    advantages; behaviour_logprobs, of the distribution each was sampled from; versions, of the policy that sampled it.
+    advantages (the weight of the token in the loss); behaviour_logprobs, of the distribution each was sampled from;
+    versions, of the policy that sampled it; extras, what one objective asks for by name.
     """
 
     token_ids: IntArray
@@ -109,6 +110,7 @@ class TrainSequence:
     advantages: FloatArray
     behaviour_logprobs: FloatArray
     versions: IntArray
+    extras: Mapping[str, FloatArray] = field(default_factory=dict)
 
     @property
     def completion_length(self) -> int:

@@ -2,15 +2,16 @@
 
     build_store   problems ─▶ search (teacher engine) ─▶ tree store
     train         tree store ─▶ sampler ─▶ student engine ─▶ grader ─▶ advantages ─▶ learner ─▶ publish
+                  (the stages that the method needs: `treeopo.methods` names its parts, `treeopo.recipes` makes them)
 
 Each returns when its output is complete on disk. torch and vLLM are imported when a function first needs them.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from itertools import count
 from pathlib import Path
 from shutil import rmtree
@@ -20,30 +21,26 @@ from typing import TYPE_CHECKING
 from treeopo_storage import StoreMeta, TreeStore, create_store, open_store, open_writer
 from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
 
-from treeopo.advantage import AdvantageSettings, Method, Scope
-from treeopo.config import BuildConfig, EvalConfig, TrainConfig
+from treeopo.config import BuildConfig, EvalConfig
 from treeopo.engines.in_process import VllmEngine
 from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.errors import ConfigError, ProblemError, RunError
+from treeopo.errors import ProblemError, RunError
 from treeopo.evaluation.accuracy import Graded, Question, Scores
 from treeopo.evaluation.accuracy import evaluate as score
 from treeopo.evaluation.answers import Answers
 from treeopo.evaluation.comparison import Evaluation, compare
 from treeopo.inspection import overview
 from treeopo.learner.checkpoints import Checkpoints
+from treeopo.methods import Need, find_method
 from treeopo.metrics import JsonLinesSink, TensorBoardSink, read_metrics
 from treeopo.ports import MetricSink
-from treeopo.problems.grading import grade_number
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import Prompter, PromptSettings
 from treeopo.problems.spec import load_problem_set
 from treeopo.problems.staged_arithmetic import Difficulty
-from treeopo.records import Completion, DrawnGroup, Problem
-from treeopo.rollout.batches import assemble
+from treeopo.recipes import Recipe, Running, objectives, recipe
 from treeopo.rollout.meter import EngineMeter
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
-from treeopo.rollout.rollouts import Rollouts
-from treeopo.rollout.sampler import GroupSampler, Start
 from treeopo.run_directory import RunDirectory
 from treeopo.search.build import BuildProgress, build_trees
 from treeopo.search.report import TreeReport
@@ -127,9 +124,9 @@ async def _search(
 
 @dataclass(frozen=True, slots=True)
 class TrainSummary:
-    """How a run stands: `steps` taken of those asked for. `informative_steps` had a group whose rewards differ, so a
-    gradient; `max_staleness` is over every token trained on; peaks are of memory; `prefixes` could be started from,
-    `too_long` could not.
+    """How a run stands: `steps` taken of those asked for. `informative_steps` had a gradient to follow; `max_staleness`
+    is over every token trained on; peaks are of memory (the engine's is 0 where the method has none); `material` says
+    what there was to learn from.
     """
 
     steps: int
@@ -138,13 +135,12 @@ class TrainSummary:
     max_staleness: int
     learner_peak_mib: float
     engine_peak_mib: float
-    prefixes: int
-    too_long: int
+    material: str
     adapter: Path
 
 
 def train(run: RunDirectory, notify: Notify, on_step: Callable[[int, Metrics], None]) -> TrainSummary:
-    """Train the configured student on its tree store, from the newest checkpoint of the run if it has one.
+    """Train the configured student by the configured method, from the newest checkpoint of the run if it has one.
 
     SIGINT and SIGTERM end the run after the step under way, with a checkpoint. A complete run is only summed up.
 
@@ -153,29 +149,26 @@ def train(run: RunDirectory, notify: Notify, on_step: Callable[[int, Metrics], N
         EngineError: the student's engine failed; the run continues from its newest checkpoint when called again.
     """
     config = run.config
-    start, advantage = _plan(config)
     store: TreeStore = open_store(config.store)
-    problems = str(store.meta.search.get("problems", ""))
-    student = config.student or str(embedded(problems).student)
+    student = config.student or str(embedded(str(store.meta.search.get("problems", ""))).student)
     tokenizer = ModelTokenizer(student)
     if config.retokenize and tokenizer.fingerprint != store.meta.tokenizer_fingerprint:
         run.begin()
         store = _retokenized(store, run.path / "retokenized.zarr", tokenizer, notify)
     check_tokenizer(store.meta, tokenizer.fingerprint)
-    sampler = GroupSampler(store, config.rollout, config.seed, start)
+    parts = recipe(config, store)
     run.begin()
     if not run.is_complete:
-        asyncio.run(_train(run, student, tokenizer, _grader(store), sampler, advantage, notify, on_step))
+        asyncio.run(_train(run, student, tokenizer, parts, notify, on_step))
     steps = read_metrics(run.metrics)
     return TrainSummary(
         steps=len(steps),
         complete=run.is_complete,
-        informative_steps=sum(step["informative_share"] > 0 for step in steps),
-        max_staleness=int(max(step["staleness_max"] for step in steps)),
+        informative_steps=sum(step["grad_norm"] > 0 for step in steps),
+        max_staleness=int(max(step.get("staleness_max", 0) for step in steps)),
         learner_peak_mib=max(step["learner_peak_mib"] for step in steps),
-        engine_peak_mib=max(step["engine_peak_mib"] for step in steps),
-        prefixes=sampler.usable_count,
-        too_long=sampler.too_long,
+        engine_peak_mib=max(step.get("engine_peak_mib", 0.0) for step in steps),
+        material=parts.material,
         adapter=run.adapter,
     )
 
@@ -184,9 +177,7 @@ async def _train(
     run: RunDirectory,
     student: str,
     tokenizer: ModelTokenizer,
-    grade: Callable[[DrawnGroup, Completion], Awaitable[float]],
-    sampler: GroupSampler,
-    advantage: AdvantageSettings,
+    parts: Recipe,
     notify: Notify,
     on_step: Callable[[int, Metrics], None],
 ) -> None:
@@ -197,26 +188,32 @@ async def _train(
     learner = await LearnerThread.start(
         student,
         config.learner,
+        partial(objectives, config),
         Checkpoints(run.checkpoints, config.checkpoints_kept),
         steps=config.steps,
         temperature=config.rollout.temperature,
         seed=config.seed,
     )
-    notify("starting the student's engine")
-    engine = VllmEngine.start(student, replace(config.engine, max_model_tokens=config.rollout.max_sequence_tokens))
+    engine: VllmEngine | None = None
+    if Need.ENGINE in find_method(config.method).needs:
+        notify("starting the student's engine")
+        engine = VllmEngine.start(student, replace(config.engine, max_model_tokens=config.rollout.max_sequence_tokens))
     sinks: list[MetricSink] = [
         JsonLinesSink(run.metrics, learner.version),
         TensorBoardSink(run.tensorboard, learner.version),
     ]
 
     async def publish(version: int) -> None:
+        if engine is None:
+            return  # nobody samples from the policy
         with TemporaryDirectory(dir=run.path, prefix=".policy-") as directory:
             weights = Path(directory) / "policy.safetensors"
             await learner.save_merged(weights)
             await engine.publish(version, weights)
 
     async def after_step(version: int, metrics: Metrics) -> bool:
-        metrics["engine_peak_mib"] = engine.peak_memory_mib()
+        if engine is not None:
+            metrics["engine_peak_mib"] = engine.peak_memory_mib()
         for sink in sinks:
             sink.write(version, metrics)
         on_step(version, metrics)
@@ -225,10 +222,7 @@ async def _train(
         return not stop.requested
 
     meter = EngineMeter(config.engine.max_concurrent)
-    rollouts = Rollouts(
-        sampler, engine, grade, partial(assemble, settings=advantage), config.rollout, config.seed, meter
-    )
-    stages = Stages(rollouts.batch, learner.step, publish)
+    stages = Stages(parts.bind(Running(learner, engine, meter)), learner.step, publish)
     try:
         with StopRequest() as stop:
             if learner.version > 0:
@@ -241,7 +235,8 @@ async def _train(
         for sink in sinks:
             sink.close()
         learner.close()
-        await engine.close()
+        if engine is not None:
+            await engine.close()
 
 
 def _retokenized(store: TreeStore, path: Path, tokenizer: ModelTokenizer, notify: Notify) -> TreeStore:
@@ -253,32 +248,6 @@ def _retokenized(store: TreeStore, path: Path, tokenizer: ModelTokenizer, notify
             done = retokenize(store, writer, tokenizer.encode, lambda ids: tokenizer.decode(list(ids)))
         notify(f"{done.prefixes} prefixes re-tokenised, {done.changed} no longer decode to their text")
     return open_store(path)
-
-
-def _plan(config: TrainConfig) -> tuple[Start, AdvantageSettings]:
-    """Where a method's groups start, and how their rewards become advantages."""
-    advantage = config.advantage
-    if config.method == "grpo":
-        return Start.ROOT, AdvantageSettings(method=Method.GRPO, standardize=advantage.standardize)
-    if advantage.method is Method.GRPO:
-        raise ConfigError("advantage.method grpo belongs to --method grpo, whose groups start at the root")
-    if advantage.baseline is Method.MC or advantage.scope is Scope.HISTORY:
-        raise ConfigError(
-            f"advantage.method {advantage.method} with scope {advantage.scope}: the trainer takes no extra rollouts "
-            "and keeps no history yet; use any other method, with scope group"
-        )
-    return Start.TRACE if advantage.method is Method.TRACE else Start.PREFIX, advantage
-
-
-def _grader(store: TreeStore) -> Callable[[DrawnGroup, Completion], Awaitable[float]]:
-    """Grades a completion against the gold answer that the store keeps for its problem."""
-
-    @cache
-    def problem(index: int) -> Problem:
-        tree = store.problem(index)
-        return Problem(tree.id, tree.question, tree.answer)
-
-    return lambda drawn, completion: grade_number(problem(drawn.problem), completion.text)
 
 
 def embedded(problems: str) -> "TinyModels":

@@ -1,7 +1,7 @@
 """What a person sees: progress bars, tables and trees."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from treeopo.demo import Demo
     from treeopo.evaluation.comparison import Evaluation
     from treeopo.evaluation.intervals import Interval
+    from treeopo.methods import Method
     from treeopo.run_directory import RunDirectory
     from treeopo.runs import TrainSummary
     from treeopo.search.build import BuildProgress
@@ -96,12 +97,15 @@ class TrainBar(Bar):
         self._totals.update(metrics)
         totals = self._totals
         seconds = totals["seconds_step"]
-        details = (
-            f"reward {metrics['reward']:.2f}, staleness {metrics['staleness_mean']:.2f}, "
-            f"rollout {totals['rollout_tokens'] / seconds:,.0f} and learner {totals['train_tokens'] / seconds:,.0f} "
-            f"tokens/s, learner waited {totals['seconds_waiting'] / seconds:.0%}, "
-            f"engine starved {totals['engine_seconds_starved'] / seconds:.0%}"
-        )
+        details = f"learner {totals['train_tokens'] / seconds:,.0f} tokens/s, loss {metrics['loss']:.4f}"
+        if "reward" in metrics:
+            details += f", reward {metrics['reward']:.2f}"
+        if totals["rollout_tokens"]:
+            details += (
+                f", staleness {metrics['staleness_mean']:.2f}, rollout {totals['rollout_tokens'] / seconds:,.0f} "
+                f"tokens/s, learner waited {totals['seconds_waiting'] / seconds:.0%}, "
+                f"engine starved {totals['engine_seconds_starved'] / seconds:.0%}"
+            )
         assert self._total is not None
         self._show("training", step, self._total, details)
 
@@ -153,12 +157,24 @@ def store_report(path: "Path", report: "TreeReport") -> None:
         )
 
 
+def methods(rows: "Iterable[Method]") -> None:
+    table = Table(show_lines=True)
+    for column in ("method", "what it is", "groups", "needs", "loss", "source"):
+        table.add_column(column, no_wrap=column in ("method", "groups"))
+    for row in rows:
+        groups = f"from {row.start}" if row.start else "-"
+        table.add_row(
+            row.name, row.summary, groups, ", ".join(sorted(row.needs)) or "-", " + ".join(row.terms), row.source
+        )
+    console.print(table)
+
+
 def train_summary(run: "RunDirectory", summary: "TrainSummary") -> None:
+    engine = f", of the engine {summary.engine_peak_mib:,.0f} MiB" if summary.engine_peak_mib else ""
     console.print(
         f"{summary.steps} of {run.config.steps} steps, {summary.informative_steps} with a gradient; "
-        f"{summary.prefixes:,} prefixes to start from, {summary.too_long:,} too long; "
-        f"staleness at most {summary.max_staleness}; peak memory of the learner {summary.learner_peak_mib:,.0f} MiB, "
-        f"of the engine {summary.engine_peak_mib:,.0f} MiB"
+        f"{summary.material}; staleness at most {summary.max_staleness}; peak memory of the learner {summary.learner_peak_mib:,.0f} MiB"
+        f"{engine}"
     )
     if summary.informative_steps == 0:
         console.print("[yellow]No prefix was informative:[/] every group's rewards were equal, so nothing was learned.")

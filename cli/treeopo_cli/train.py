@@ -18,7 +18,7 @@ def train(
         str | None, typer.Option(help="Hub name or directory.  [default: the embedded student]", show_default=False)
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="tree-opo or grpo.  [default: tree-opo]", show_default=False)
+        str | None, typer.Option(help="A name that `treeopo methods` lists.  [default: tree-opo]", show_default=False)
     ] = None,
     advantage: Annotated[
         str | None,

@@ -47,7 +47,7 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path)
         ({"rollout.grup_size": 3}, "unknown setting grup_size"),
         ({"learner.lora.rnk": 3}, "unknown setting rnk"),
         ({"steps": 0}, "steps: Input should be greater than or equal to 1"),
-        ({"method": "dpo"}, "method: Input should be 'tree-opo' or 'grpo'"),
+        ({"method": "dpo"}, "no method 'dpo'; choose one of tree-opo, grpo"),
         ({"rollout.batch_size": 30}, "batch_size 30 is not a multiple of group_size 8"),
         ({"rollout.max_prompt_tokens": 900}, "must leave room in max_sequence_tokens"),
         ({"rollout.max_staleness": -1}, "max_staleness is -1"),

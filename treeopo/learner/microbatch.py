@@ -1,6 +1,6 @@
 """Ragged sequences into padded micro-batches of similar length, within a budget of padded tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ class MicroBatch:
     advantage_C: Tensor
     row_C: Tensor  # which of the B sequences each token belongs to, 0 to B - 1; a sequence is never split
     length_C: Tensor  # completion tokens of the sequence each token belongs to
+    extras_C: Mapping[str, Tensor]  # the columns of `TrainSequence.extras`, which all sequences of a batch share
 
 
 def micro_batches(sequences: Sequence[TrainSequence], budget: int, device: torch.device) -> Iterator[MicroBatch]:
@@ -63,4 +64,7 @@ def _pad(rows: Sequence[TrainSequence], device: torch.device) -> MicroBatch:
         advantage_C=torch.cat(advantage).to(device),
         row_C=torch.cat(owner).to(device),
         length_C=torch.cat(length).to(device),
+        extras_C={
+            name: torch.cat([torch.as_tensor(row.extras[name]) for row in rows]).to(device) for name in rows[0].extras
+        },
     )

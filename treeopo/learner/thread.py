@@ -3,7 +3,7 @@
 import asyncio
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -12,7 +12,7 @@ import torch
 
 from treeopo.learner.checkpoints import Checkpoints
 from treeopo.learner.learner import Learner
-from treeopo.learner.objectives.policy_gradient import PolicyGradient
+from treeopo.learner.objectives import Objective
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings
 from treeopo.records import TrainBatch
@@ -34,6 +34,7 @@ class LearnerThread:
         cls,
         model: str,
         settings: LearnerSettings,
+        objectives: Callable[[LoraPolicy], Sequence[Objective]],
         checkpoints: Checkpoints,
         *,
         steps: int,
@@ -53,7 +54,7 @@ class LearnerThread:
             torch.manual_seed(seed)
             adapter = latest / "adapter" if latest else None
             policy = LoraPolicy.load(model, settings.lora, dtype=getattr(torch, dtype), device=device, adapter=adapter)
-            learner = Learner(policy, [PolicyGradient(settings)], settings, steps=steps, temperature=temperature)
+            learner = Learner(policy, objectives(policy), settings, steps=steps, temperature=temperature)
             if latest:
                 learner.load_state(latest)
             return learner

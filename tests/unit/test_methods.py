@@ -1,0 +1,64 @@
+"""The registry: every name runs, and what a method cannot use is refused before anything starts."""
+
+from typing import Any
+
+import pytest
+from treeopo_cli.main import app
+from typer.testing import CliRunner
+
+from treeopo.advantage import Method as Advantage
+from treeopo.config import TrainConfig, load_config
+from treeopo.errors import ConfigError
+from treeopo.methods import METHODS, find_method, plan_groups
+from treeopo.rollout.sampler import Start
+
+
+def config(**flags: Any) -> TrainConfig:
+    given = {"store": "s", "output": "o", **{name.replace("__", "."): value for name, value in flags.items()}}
+    return load_config(TrainConfig, file=None, flags=given)
+
+
+def plan(**flags: Any) -> tuple[Start, Advantage]:
+    asked = config(**flags)
+    start, advantage = plan_groups(find_method(asked.method), asked.advantage)
+    return start, advantage.method
+
+
+def test_grpo_starts_at_the_root_and_is_standardised_unless_told_otherwise() -> None:
+    assert plan(method="grpo") == (Start.ROOT, Advantage.GRPO)
+    assert plan_groups(find_method("grpo"), config(method="grpo").advantage)[1].standardize
+
+
+@pytest.mark.parametrize("advantage", set(Advantage) - {Advantage.GRPO, Advantage.MC, Advantage.TRACE})
+def test_tree_opo_draws_prefixes_for_every_baseline_and_program(advantage: Advantage) -> None:
+    assert plan(advantage__method=str(advantage)) == (Start.PREFIX, advantage)
+
+
+def test_the_trace_ablation_draws_from_one_trace() -> None:
+    assert plan(advantage__method="trace") == (Start.TRACE, Advantage.TRACE)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"advantage.method": "grpo"},
+        {"advantage.method": "mc"},
+        {"advantage.method": "qp-hard", "advantage.target": "mc"},
+        {"advantage.method": "expectation", "advantage.scope": "history"},
+    ],
+)
+def test_what_the_trainer_cannot_feed_is_refused_with_the_settings(flags: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"grpo belongs to|takes no extra rollouts"):
+        load_config(TrainConfig, file=None, flags={"store": "s", "output": "o", **flags})
+
+
+def test_an_unknown_method_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="no method 'ppo'; choose one of tree-opo, grpo"):
+        config(method="ppo")
+
+
+def test_every_method_is_listed_with_what_it_needs() -> None:
+    out = CliRunner().invoke(app, ["methods"], env={"COLUMNS": "200"}).output
+    for method in METHODS.values():
+        assert method.name in out
+        assert all(need in out for need in method.needs)

@@ -1,0 +1,101 @@
+"""The methods that `treeopo train --method` knows: what each is made of and what it needs.
+
+A method is how its batch is made and which terms its loss adds up. Nothing else in treeopo looks at its name:
+`treeopo.recipes` turns the parts named here into objects. Needs neither torch nor vLLM.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from treeopo.advantage.settings import AdvantageSettings, Scope
+from treeopo.advantage.settings import Method as Advantage
+from treeopo.errors import ConfigError
+from treeopo.rollout.sampler import Start
+
+
+class Batches(StrEnum):
+    """How a batch is made."""
+
+    ROLLOUTS = "rollouts"  # groups of prefixes, completed by the student's engine and graded
+
+
+class Term(StrEnum):
+    """A term of the loss; `treeopo.learner.objectives` has a file for each."""
+
+    POLICY_GRADIENT = "policy-gradient"
+
+
+class Need(StrEnum):
+    """What a method cannot start without, beside a student and its data."""
+
+    ENGINE = "engine"  # vLLM, to sample from the student
+    STATISTICS = "statistics"  # of the store: the teacher's values or log-probabilities
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One row of `treeopo methods`. `start`: where its groups begin (None: it has no groups, so no advantages)."""
+
+    name: str
+    summary: str
+    source: str
+    batches: Batches
+    terms: tuple[Term, ...]
+    needs: frozenset[Need]
+    start: Start | None = None
+
+
+_ROWS = (
+    Method(
+        name="tree-opo",
+        summary="prefixes of the tree completed by the student; staged advantages of the task reward",
+        source="Tree-OPO §3, Tables 1 and 2",
+        batches=Batches.ROLLOUTS,
+        terms=(Term.POLICY_GRADIENT,),
+        needs=frozenset({Need.ENGINE}),
+        start=Start.PREFIX,
+    ),
+    Method(
+        name="grpo",
+        summary="N completions of each question; rewards z-scored within the group",
+        source="Tree-OPO Table 1; Shao et al. 2024",
+        batches=Batches.ROLLOUTS,
+        terms=(Term.POLICY_GRADIENT,),
+        needs=frozenset({Need.ENGINE}),
+        start=Start.ROOT,
+    ),
+)
+
+METHODS: Final = {method.name: method for method in _ROWS}
+
+
+def find_method(name: str) -> Method:
+    """The method called `name`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"no method {name!r}; choose one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def plan_groups(method: Method, advantage: AdvantageSettings) -> tuple[Start, AdvantageSettings]:
+    """Where the method's groups start, and how their rewards become advantages.
+
+    Raises:
+        ConfigError: these advantages do not go with this method, or the trainer cannot feed them.
+    """
+    if method.start is None:
+        raise ConfigError(f"method {method.name} has no groups, so no advantages; leave the advantage settings out")
+    if method.start is Start.ROOT:
+        return Start.ROOT, AdvantageSettings(method=Advantage.GRPO, standardize=advantage.standardize)
+    if advantage.method is Advantage.GRPO:
+        raise ConfigError("advantage.method grpo belongs to --method grpo, whose groups start at the root")
+    if advantage.baseline is Advantage.MC or advantage.scope is Scope.HISTORY:
+        raise ConfigError(
+            f"advantage.method {advantage.method} with scope {advantage.scope}: the trainer takes no extra rollouts "
+            "and keeps no history yet; use any other method, with scope group"
+        )
+    return Start.TRACE if advantage.method is Advantage.TRACE else method.start, advantage
