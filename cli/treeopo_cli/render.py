@@ -173,7 +173,8 @@ def train_summary(run: "RunDirectory", summary: "TrainSummary") -> None:
     engine = f", of the engine {summary.engine_peak_mib:,.0f} MiB" if summary.engine_peak_mib else ""
     console.print(
         f"{summary.steps} of {run.config.steps} steps, {summary.informative_steps} with a gradient; "
-        f"{summary.material}; staleness at most {summary.max_staleness}; peak memory of the learner {summary.learner_peak_mib:,.0f} MiB"
+        f"{summary.material}; staleness at most {summary.max_staleness}; "
+        f"peak memory of the learner {summary.learner_peak_mib:,.0f} MiB"
         f"{engine}"
     )
     if summary.informative_steps == 0:
