@@ -192,26 +192,25 @@ def _interval(interval: "Interval") -> str:
 
 
 def evaluation(result: "Evaluation") -> None:
-    """One row a model: greedy pass@1, then what its samples say; below them the paired differences."""
-    table = Table(title=f"{escape(result.problems)}: {result.count} problems", title_justify="left")
-    table.add_column("model")
-    most = max(result.scores[0].pass_at, default=0)
-    sampled = [f"{name}@{k}" for name, k in (("pass", 1), ("pass", most), ("maj", most)) if k <= most]
-    if most <= 2:  # two samples have no majority, and one has nothing but itself
-        sampled = list(dict.fromkeys(sampled[:-1]))
-    for column in ("greedy pass@1 (95%)", *sampled, "cut short"):
-        table.add_column(column, justify="right")
+    """A column a model: greedy pass@1, then what its samples say; with two models their difference by problem."""
+    table = Table(
+        title=f"{escape(result.problems)}: {result.count} problems, with 95% intervals", title_justify="left"
+    )
+    table.add_column("")
     for score in result.scores:
-        by_name = {f"pass@{k}": score.pass_at[k] for k in score.pass_at}
-        by_name |= {f"maj@{k}": score.majority_at[k] for k in score.majority_at}
-        row = [_interval(by_name[name]) for name in sampled]
-        table.add_row(escape(score.label), _interval(score.greedy), *row, str(score.truncated))
+        table.add_column(escape(score.label), justify="right")
+    table.add_row("greedy pass@1", *(_interval(score.greedy) for score in result.scores))
+    for k in result.scores[0].pass_at:
+        table.add_row(f"pass@{k}", *(_interval(score.pass_at[k]) for score in result.scores))
+    for k in result.scores[0].majority_at:
+        table.add_row(f"maj@{k}", *(_interval(score.majority_at[k]) for score in result.scores))
+    table.add_row("cut short", *(str(score.truncated) for score in result.scores))
     console.print(table)
     if result.difference:
-        greedy, sampling = result.difference.greedy, result.difference.sampled
-        console.print(f"difference by problem, greedy: {_signed(greedy)}, McNemar p = {result.difference.p_value:.2g}")
-        if sampling:
-            console.print(f"difference by problem, sampled: {_signed(sampling)}")
+        greedy, sampled = result.difference.greedy, result.difference.sampled
+        console.print(f"greedy difference by problem: {_signed(greedy)}, McNemar p = {result.difference.p_value:.2g}")
+        if sampled:
+            console.print(f"sampled difference by problem: {_signed(sampled)}")
 
 
 def _signed(interval: "Interval") -> str:
