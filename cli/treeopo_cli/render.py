@@ -193,9 +193,8 @@ def _interval(interval: "Interval") -> str:
 
 def evaluation(result: "Evaluation") -> None:
     """A column a model: greedy pass@1, then what its samples say; with two models their difference by problem."""
-    table = Table(
-        title=f"{escape(result.problems)}: {result.count} problems, with 95% intervals", title_justify="left"
-    )
+    console.print(f"[bold]{escape(result.problems)}[/]: {result.count} problems, 95% intervals")
+    table = Table()
     table.add_column("")
     for score in result.scores:
         table.add_column(escape(score.label), justify="right")
