@@ -8,11 +8,12 @@
     │   ├── RunError                a run directory that cannot be used
     │   ├── TreeError               arrays that are not a tree
     │   └── GroupError              samples, rewards or constraints of a group
-    └── EngineError (RuntimeError)  an inference engine failed
-        └── EngineDeadError         ... and will not answer again
+    ├── EngineError (RuntimeError)  an inference engine failed
+    │   └── EngineDeadError         ... and will not answer again
+    └── DivergedError (RuntimeError) training met losses that are not finite, again and again
 
 The tree store has its own hierarchy (`treeopo_storage.errors`), because it is importable alone.
-The command line prints any of these as one line and exits with status 2 (input) or 1 (engine).
+The command line prints any of these as one line and exits with status 2 (input) or 1 (others).
 """
 
 
@@ -54,6 +55,10 @@ class EngineError(TreeopoError, RuntimeError):
 
 class EngineDeadError(EngineError):
     """The engine process is gone; every further request would fail."""
+
+
+class DivergedError(TreeopoError, RuntimeError):
+    """Loss or gradient were infinite or not a number several steps in a row."""
 
 
 def require(condition: bool, message: str) -> None:

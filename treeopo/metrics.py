@@ -1,6 +1,7 @@
 """Where a run's metrics go: a JSON Lines file that any tool reads, and TensorBoard."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 class JsonLinesSink:
     """`MetricSink` that appends one object a step to `path`. On opening, lines after step `resume_at` are dropped, so
-    a resumed run has each step once; a line torn by a crash goes with them.
+    a resumed run has each step once; a line torn by a crash goes with them. A value that is not finite, which JSON
+    cannot say, is left out.
     """
 
     def __init__(self, path: Path, resume_at: int) -> None:
@@ -20,7 +22,8 @@ class JsonLinesSink:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 RUN/config.json            the resolved settings and the versions of what they ran on
 RUN/metrics.jsonl          one line a step;  RUN/tensorboard/ the same
 RUN/checkpoints/step-N/    adapter, optimiser, schedule and random state; whole or absent
+RUN/diverged-batch-N.npz   the batch that ended a run whose losses were not finite
 RUN/adapter/               the trained adapter in PEFT's format with its tokenizer, once the run is complete
 """
 

@@ -24,12 +24,13 @@ from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_
 from treeopo.config import BuildConfig, EvalConfig
 from treeopo.engines.in_process import VllmEngine
 from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.errors import ProblemError, RunError
+from treeopo.errors import DivergedError, ProblemError, RunError
 from treeopo.evaluation.accuracy import Graded, Question, Scores
 from treeopo.evaluation.accuracy import evaluate as score
 from treeopo.evaluation.answers import Answers
 from treeopo.evaluation.comparison import Evaluation, compare
 from treeopo.inspection import overview
+from treeopo.learner.batch_file import write_batch
 from treeopo.learner.checkpoints import Checkpoints
 from treeopo.methods import Need, find_method
 from treeopo.metrics import JsonLinesSink, TensorBoardSink, read_metrics
@@ -39,6 +40,7 @@ from treeopo.problems.prompting import Prompter, PromptSettings
 from treeopo.problems.spec import load_problem_set
 from treeopo.problems.staged_arithmetic import Difficulty
 from treeopo.recipes import Recipe, Running, objectives, recipe
+from treeopo.records import TrainBatch
 from treeopo.rollout.meter import EngineMeter
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
 from treeopo.run_directory import RunDirectory
@@ -147,6 +149,7 @@ def train(run: RunDirectory, notify: Notify, on_step: Callable[[int, Metrics], N
     Raises:
         InputError: student, store or settings cannot be used.
         EngineError: the student's engine failed; the run continues from its newest checkpoint when called again.
+        DivergedError: losses were not finite several steps in a row; policy and batch of the last one are kept.
     """
     config = run.config
     store: TreeStore = open_store(config.store)
@@ -164,7 +167,7 @@ def train(run: RunDirectory, notify: Notify, on_step: Callable[[int, Metrics], N
     return TrainSummary(
         steps=len(steps),
         complete=run.is_complete,
-        informative_steps=sum(step["grad_norm"] > 0 for step in steps),
+        informative_steps=sum(step.get("grad_norm", 0.0) > 0 for step in steps),
         max_staleness=int(max(step.get("staleness_max", 0) for step in steps)),
         learner_peak_mib=max(step["learner_peak_mib"] for step in steps),
         engine_peak_mib=max(step.get("engine_peak_mib", 0.0) for step in steps),
@@ -221,8 +224,16 @@ async def _train(
             await learner.checkpoint()
         return not stop.requested
 
+    async def learn(batch: TrainBatch) -> Metrics:
+        try:
+            return await learner.step(batch)
+        except DivergedError as error:
+            path = write_batch(run.path / f"diverged-batch-{batch.number:06d}.npz", batch)
+            await learner.checkpoint()
+            raise DivergedError(f"{error}: {path}, which the newest checkpoint's policy was to learn from") from None
+
     meter = EngineMeter(config.engine.max_concurrent)
-    stages = Stages(parts.bind(Running(learner, engine, meter)), learner.step, publish)
+    stages = Stages(parts.bind(Running(learner, engine, meter)), learn, publish)
     try:
         with StopRequest() as stop:
             if learner.version > 0:

@@ -23,17 +23,17 @@ app.command("demo")(demo.demo)
 
 
 def main() -> None:
-    """Entry point: what a user can mend becomes one line and status 2, a failed engine or disk one and status 1."""
+    """Entry point: what a user can mend becomes one line and status 2, a failed engine, disk or run one and 1."""
     try:
         app()
     except _expected() as error:
-        from treeopo.errors import EngineError
+        from treeopo.errors import DivergedError, EngineError
 
         reason = " ".join(str(error).split())
         if isinstance(error, ModuleNotFoundError):
             reason = f"this command needs {error.name}; install treeopo[cpu] or treeopo[cuda]"
         print(f"treeopo: {reason}", file=sys.stderr)
-        sys.exit(1 if isinstance(error, EngineError | OSError) else 2)
+        sys.exit(1 if isinstance(error, EngineError | DivergedError | OSError) else 2)
 
 
 def _expected() -> tuple[type[BaseException], ...]:

@@ -15,7 +15,7 @@ from tests.tiny_models import VOCABULARY, random_qwen2
 from treeopo.errors import ModelError
 from treeopo.learner.learner import Learner
 from treeopo.learner.logprobs import CHUNK, token_logprobs
-from treeopo.learner.objectives.policy_gradient import PolicyGradient, importance_weights, policy_gradient_loss
+from treeopo.learner.objectives.policy_gradient import PolicyGradient
 from treeopo.learner.policy import LoraPolicy, load_base
 from treeopo.learner.settings import Aggregation, LearnerSettings, LoraSettings, OptimizerSettings
 from treeopo.records import TrainBatch, TrainSequence
@@ -116,21 +116,6 @@ def test_log_probabilities_follow_the_temperature_and_do_not_depend_on_chunks() 
     targets = torch.randint(0, 11, (CHUNK + 5,))
     expected = torch.log_softmax(head(hidden) / 0.7, dim=-1).gather(1, targets[:, None])[:, 0]
     torch.testing.assert_close(token_logprobs(hidden, head, targets, 0.7), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_truncated_weights_are_the_ratio_up_to_the_cap_and_carry_no_gradient() -> None:
-    current = torch.log(torch.tensor([0.2, 0.8, 0.5])).requires_grad_()
-    behaviour = torch.log(torch.tensor([0.4, 0.1, 0.5]))
-    weights = importance_weights(current, behaviour, "token-truncate", cap=2.0)
-    torch.testing.assert_close(weights, torch.tensor([0.5, 2.0, 1.0]))
-    assert not weights.requires_grad
-    assert importance_weights(current, behaviour, "none", cap=2.0).tolist() == [1.0, 1.0, 1.0]
-
-
-def test_importance_weights_scale_the_loss_token_by_token() -> None:
-    ones = torch.ones(3)
-    loss = policy_gradient_loss(torch.tensor([-1.0, -2.0, -3.0]), ones, torch.tensor([1.0, 0.5, 0.0]), ones, "sum", 2.0)
-    assert loss.item() == pytest.approx((1 + 1 + 0) / 2)
 
 
 def test_a_step_raises_the_probability_of_rewarded_completions(model: Path) -> None:

@@ -1,8 +1,10 @@
 """One optimiser step from one training batch: token ids, advantages and log-probabilities, and no algorithm."""
 
+import math
 import resource
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_cosine_schedule_with_warmup
 
+from treeopo.errors import DivergedError
 from treeopo.learner.logprobs import token_logprobs
 from treeopo.learner.microbatch import MicroBatch, micro_batches
 from treeopo.learner.objectives import Forward, Objective
@@ -24,7 +27,7 @@ OPTIMIZER_FILE = "optimizer.pt"
 
 
 class Learner:
-    """Owns the policy, its optimiser and `version`, the number of steps taken; batch b is learned at version b.
+    """Owns the policy, its optimiser and `version`, the number of batches seen; batch b is learned at version b.
 
     The loss is the sum of its `objectives`. Not thread-safe: the pipeline calls it from one thread at a time.
     """
@@ -40,6 +43,7 @@ class Learner:
     ) -> None:
         self.policy = policy
         self.version = 0
+        self._nonfinite = NonFinite()
         self._objectives = objectives
         self._settings = settings
         self._temperature = temperature
@@ -48,7 +52,13 @@ class Learner:
         self._schedule: LambdaLR = get_cosine_schedule_with_warmup(self._optimizer, optimizer.warmup_steps, steps)
 
     def step(self, batch: TrainBatch) -> dict[str, float]:
-        """Learn from `batch`; returns this step's metrics. Samples without advantage are not run through the model."""
+        """Learn from `batch`; returns this step's metrics. Samples without advantage are not run through the model.
+
+        A loss or gradient that is not finite changes nothing but `version`: adapter, optimiser and schedule stay.
+
+        Raises:
+            DivergedError: that happened `max_nonfinite_steps` times in a row; the version stays at this batch's.
+        """
         assert batch.number == self.version, f"batch {batch.number} reached a learner at version {self.version}"
         sequences = [row for row in batch.sequences if row.completion_length and row.advantages.any()]
         for objective in self._objectives:
@@ -64,7 +74,8 @@ class Learner:
         learning_rate = float(self._schedule.get_last_lr()[0])
         metrics = {
             "loss": loss_sum,
-            "grad_norm": self._update(),
+            "grad_norm": self._update(loss_sum),
+            "nonfinite_steps": float(self._nonfinite.steps),
             "train_tokens": float(sum(len(row.token_ids) for row in sequences)),
             "padded_tokens": float(padded_tokens),
             "learning_rate": learning_rate,
@@ -91,13 +102,19 @@ class Learner:
     def _logprobs(self, micro: MicroBatch, hidden_CH: Tensor) -> Tensor:
         return token_logprobs(hidden_CH, self.policy.head, micro.target_C, self._temperature)
 
-    def _update(self) -> float:
-        """Step the optimiser and the schedule; the gradient's norm before clipping."""
-        norm = clip_grad_norm_(self.policy.trainable, self._settings.optimizer.max_grad_norm)
-        self._optimizer.step()
+    def _update(self, loss: float) -> float:
+        """Step the optimiser and the schedule unless that would spoil them; the gradient's norm before clipping."""
+        norm = float(clip_grad_norm_(self.policy.trainable, self._settings.optimizer.max_grad_norm))
+        if self._nonfinite.ok(loss, norm):
+            self._optimizer.step()
+            self._schedule.step()
         self._optimizer.zero_grad(set_to_none=True)
-        self._schedule.step()
-        return float(norm)
+        if self._nonfinite.in_a_row >= self._settings.max_nonfinite_steps:
+            raise DivergedError(
+                f"step {self.version}: loss {loss}, gradient norm {norm}, not finite for {self._nonfinite.in_a_row} "
+                "steps in a row; lower learner.optimizer.learning_rate, or look for what is wrong in the batch"
+            )
+        return norm
 
     def save_state(self, directory: Path) -> None:
         """Write the adapter, the optimiser, the schedule and the random state into an existing directory."""
@@ -106,6 +123,7 @@ class Learner:
             "version": self.version,
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
+            "nonfinite": (self._nonfinite.steps, self._nonfinite.in_a_row),
             "torch_rng": torch.get_rng_state(),
         }
         torch.save(state, directory / OPTIMIZER_FILE)
@@ -116,7 +134,22 @@ class Learner:
         self.version = state["version"]
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        self._nonfinite = NonFinite(*state["nonfinite"])
         torch.set_rng_state(state["torch_rng"])
+
+
+@dataclass(slots=True)
+class NonFinite:
+    """Counts steps whose loss or gradient is infinite or not a number."""
+
+    steps: int = 0
+    in_a_row: int = 0
+
+    def ok(self, loss: float, gradient_norm: float) -> bool:
+        finite = math.isfinite(loss) and math.isfinite(gradient_norm)
+        self.in_a_row = 0 if finite else self.in_a_row + 1
+        self.steps += not finite
+        return finite
 
 
 def _peak_mib(device: torch.device) -> float:

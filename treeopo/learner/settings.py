@@ -5,8 +5,26 @@ from typing import Literal
 
 from treeopo.errors import require
 
-Aggregation = Literal["sum", "sequence-mean", "token-mean"]
-Correction = Literal["none", "token-truncate"]
+Aggregation = Literal["sum", "sequence-mean", "token-mean", "constant"]
+Correction = Literal[
+    "none",
+    "token-truncate",
+    "sequence-truncate",
+    "token-mask",
+    "sequence-mask",
+    "geometric-mask",
+    "decoupled-ppo",
+]
+
+BOUNDS: dict[Correction, tuple[float, float]] = {
+    "token-truncate": (0.0, 2.0),  # verl's and ms-swift's threshold
+    "sequence-truncate": (0.0, 2.0),  # verl's and prime-rl's
+    "token-mask": (0.5, 5.0),  # IcePop's alpha and beta (Ring-1T, arXiv 2510.18855)
+    "sequence-mask": (0.0, 3.0),  # TRL's
+    "geometric-mask": (0.99, 1.01),  # ten times verl's 0.999 to 1.001, which leaves no room for staleness
+    "decoupled-ppo": (0.0, 5.0),  # AReaL's behav_imp_weight_cap
+}
+"""The standard (low, high) of each correction's importance ratio, and where it comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +58,21 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, slots=True)
 class LearnerSettings:
-    """aggregation: how token terms become one loss (SPEC §6). correction: importance weights against staleness and
-    engine mismatch, truncated at correction_cap. dtype of the frozen base weights (None: bfloat16 on GPUs, float32 on
-    CPUs); the adapter is always float32. threads: torch's on a CPU. microbatch_tokens: of a forward pass, with padding.
+    """aggregation: how token terms become one loss (SPEC §6); constant divides by K constant_tokens. correction:
+    weights against staleness and engine mismatch, ratios bounded by correction_low and correction_high (None: the
+    preset's standard). clip_low, clip_high: PPO's epsilons (None: no clip on that side). max_nonfinite_steps: so many
+    in a row end the run. dtype of the frozen base weights (None: bfloat16 on GPUs, float32 on CPUs); the adapter is
+    always float32. threads: torch's on a CPU. microbatch_tokens: of a forward pass, with padding.
     """
 
     aggregation: Aggregation = "sum"
+    constant_tokens: int = 256  # the paper's room for a completion
     correction: Correction = "token-truncate"
-    correction_cap: float = 2.0
+    correction_low: float | None = None
+    correction_high: float | None = None
+    clip_low: float | None = None
+    clip_high: float | None = None
+    max_nonfinite_steps: int = 3
     dtype: Literal["bfloat16", "float32"] | None = None
     threads: int = 1
     microbatch_tokens: int = 16384
@@ -55,6 +80,32 @@ class LearnerSettings:
     optimizer: OptimizerSettings = OptimizerSettings()
 
     def __post_init__(self) -> None:
-        require(self.correction_cap > 0, f"learner.correction_cap is {self.correction_cap}; it must be positive")
+        require(self.constant_tokens >= 1, f"learner.constant_tokens is {self.constant_tokens}; use 1 or more")
+        require(
+            self.correction != "none" or (self.correction_low is None and self.correction_high is None),
+            "learner.correction none has no ratio to bound; leave out correction_low and correction_high",
+        )
+        low, high = self.correction_bounds
+        require(0 <= low < high, f"learner.correction bounds are {low} and {high}; they must be 0 <= low < high")
+        require(
+            self.clip_low is None or 0 < self.clip_low <= 1,
+            f"learner.clip_low is {self.clip_low}; PPO's lower epsilon lies in (0, 1]",
+        )
+        require(
+            self.clip_high is None or self.clip_high > 0,
+            f"learner.clip_high is {self.clip_high}; PPO's upper epsilon is positive",
+        )
+        require(
+            self.max_nonfinite_steps >= 1, f"learner.max_nonfinite_steps is {self.max_nonfinite_steps}; use 1 or more"
+        )
         require(self.threads >= 1, f"learner.threads is {self.threads}; it must be at least 1")
         require(self.microbatch_tokens >= 1, f"learner.microbatch_tokens is {self.microbatch_tokens}; use 1 or more")
+
+    @property
+    def correction_bounds(self) -> tuple[float, float]:
+        """(low, high) of the importance ratio: what was given, else the preset's standard."""
+        low, high = BOUNDS.get(self.correction, (0.0, float("inf")))
+        return (
+            low if self.correction_low is None else self.correction_low,
+            high if self.correction_high is None else self.correction_high,
+        )

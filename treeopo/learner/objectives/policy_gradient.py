@@ -1,16 +1,19 @@
-"""The policy gradient with importance weights (SPEC §6)."""
+"""The policy gradient with importance weights and an optional PPO clip (SPEC §6)."""
 
-import torch
+import math
+
 from torch import Tensor
 
 from treeopo.learner.microbatch import MicroBatch
 from treeopo.learner.objectives import Forward
-from treeopo.learner.settings import Aggregation, Correction, LearnerSettings
+from treeopo.learner.objectives.corrections import Weights, by_sequence, correct
+from treeopo.learner.objectives.mismatch import Mismatch
+from treeopo.learner.settings import Aggregation, LearnerSettings
 from treeopo.records import TrainBatch
 
 
 class PolicyGradient:
-    """-(1/total) sum_t w_t a_t log pi(c_t); its gradient is the paper's g-hat (section 3.4) for w = 1."""
+    """Its gradient is -(1/total) sum_t w_t a_t grad log pi(c_t): the paper's g-hat (section 3.4) for w = 1."""
 
     def __init__(self, settings: LearnerSettings) -> None:
         self._settings = settings
@@ -18,71 +21,53 @@ class PolicyGradient:
         self._mismatch = Mismatch()
 
     def begin(self, batch: TrainBatch) -> None:
-        by_token = self._settings.aggregation == "token-mean"
-        self._total = sum(row.completion_length for row in batch.sequences) if by_token else len(batch.sequences)
+        self._total = total(batch, self._settings)
         self._mismatch = Mismatch()
 
     def loss(self, micro: MicroBatch, forward: Forward) -> Tensor:
         settings = self._settings
-        weight_C = importance_weights(
-            forward.current_C, micro.behaviour_C, settings.correction, settings.correction_cap
+        weights = correct(micro, forward, settings.correction, *settings.correction_bounds)
+        terms_C, clipped_C = surrogate(
+            forward.logprobs_C, micro.advantage_C, weights, settings.clip_low, settings.clip_high
         )
-        self._mismatch.add(forward.current_C - micro.behaviour_C, settings.correction_cap)
-        return policy_gradient_loss(
-            forward.logprobs_C, micro.advantage_C, weight_C, micro.length_C, settings.aggregation, self._total
-        )
+        log_ratio_C = (forward.current_C - micro.behaviour_C).detach()
+        self._mismatch.add(log_ratio_C, micro.length_C, weights, clipped_C)
+        return aggregate(terms_C, micro.length_C, settings.aggregation, self._total)
 
     def metrics(self) -> dict[str, float]:
-        return self._mismatch.metrics()
+        return self._mismatch.metrics(by_sequence=by_sequence(self._settings.correction))
 
 
-def importance_weights(current_C: Tensor, behaviour_C: Tensor, correction: Correction, cap: float) -> Tensor:
-    """w_t = pi_theta(c_t) / pi_behaviour(c_t) per token, (C,), without gradient.
+def surrogate(
+    logprobs_C: Tensor, advantage_C: Tensor, weights: Weights, clip_low: float | None, clip_high: float | None
+) -> tuple[Tensor, Tensor]:
+    """Terms whose value is w_t a_t and whose gradient is w_t a_t grad log pi(c_t), and where the clip stopped one.
 
-    none: 1. token-truncate: min(w_t, cap), the truncated importance sampling of Ionides (2008), per token as in
-    Espeholt et al. (IMPALA, 2018): a bounded variance for a small bias.
+    The clip is PPO's min(r a, clip(r) a) (Schulman et al. 2017, eq. 7): a token whose ratio has left
+    [1 - clip_low, 1 + clip_high] on the side its advantage pushes to has no gradient.
     """
-    ratio = (current_C.detach() - behaviour_C).exp()
-    return ratio.clamp(max=cap) if correction == "token-truncate" else torch.ones_like(ratio)
+    ratio_C = weights.clip_ratio_C
+    bounded_C = ratio_C.clamp(
+        0.0 if clip_low is None else 1 - clip_low, math.inf if clip_high is None else 1 + clip_high
+    )
+    clipped_C = (ratio_C - bounded_C) * advantage_C > 0
+    inner_C = (logprobs_C - logprobs_C.detach()).exp().where(~clipped_C, bounded_C / ratio_C)
+    return weights.weight_C * advantage_C * inner_C, clipped_C
 
 
-def policy_gradient_loss(
-    logprobs_C: Tensor, advantage_C: Tensor, weight_C: Tensor, length_C: Tensor, aggregation: Aggregation, total: float
-) -> Tensor:
-    """The term of one micro-batch.
+def total(batch: TrainBatch, settings: LearnerSettings) -> float:
+    """What the sum of a batch's terms is divided by: the whole batch's, so micro-batches add up to its gradient."""
+    if settings.aggregation == "token-mean":
+        return sum(row.completion_length for row in batch.sequences)
+    samples = len(batch.sequences)
+    return samples * settings.constant_tokens if settings.aggregation == "constant" else samples
+
+
+def aggregate(terms_C: Tensor, length_C: Tensor, aggregation: Aggregation, total: float) -> Tensor:
+    """The loss of one micro-batch.
 
     sum: total = K samples (the paper). sequence-mean: total = K, tokens divided by their sequence's length (GRPO).
-    token-mean: total = all completion tokens of the batch (DAPO). The totals are the whole batch's, so micro-batches
-    add up to exactly its gradient.
+    token-mean: total = all completion tokens of the batch (DAPO). constant: total = K times a length that no sample
+    decides (Dr. GRPO, Liu et al. 2025).
     """
-    terms_C = weight_C * advantage_C * logprobs_C
-    if aggregation == "sequence-mean":
-        terms_C = terms_C / length_C
-    return -terms_C.sum() / total
-
-
-class Mismatch:
-    """How far the policy that learns is from the one that sampled, over the tokens of a batch."""
-
-    def __init__(self) -> None:
-        self._ratio = self._square = self._kl = self._capped = self._tokens = 0.0
-
-    def add(self, log_ratio_C: Tensor, cap: float) -> None:
-        ratio_C = log_ratio_C.exp()
-        self._ratio += ratio_C.sum().item()
-        self._square += ratio_C.square().sum().item()
-        self._kl += (ratio_C - 1 - log_ratio_C).sum().item()
-        self._capped += (ratio_C > cap).sum().item()
-        self._tokens += len(log_ratio_C)
-
-    def metrics(self) -> dict[str, float]:
-        """mismatch_kl: the k3 estimate of KL(behaviour || policy) per token (Schulman 2020); ess_share: the effective
-        share of tokens, (sum w)^2 / (T sum w^2); capped_share: tokens whose weight was truncated.
-        """
-        if not self._tokens:
-            return {"mismatch_kl": 0.0, "ess_share": 1.0, "capped_share": 0.0}
-        return {
-            "mismatch_kl": self._kl / self._tokens,
-            "ess_share": self._ratio**2 / (self._tokens * self._square),
-            "capped_share": self._capped / self._tokens,
-        }
+    return -(terms_C / length_C if aggregation == "sequence-mean" else terms_C).sum() / total
