@@ -50,6 +50,7 @@ from treeopo.serving import BASE, Served, resolve, serve
 from treeopo.signals import StopRequest
 
 if TYPE_CHECKING:
+    from treeopo.learner.thread import LearnerThread
     from treeopo.tiny import TinyModels
 
 Notify = Callable[[str], None]
@@ -224,16 +225,8 @@ async def _train(
             await learner.checkpoint()
         return not stop.requested
 
-    async def learn(batch: TrainBatch) -> Metrics:
-        try:
-            return await learner.step(batch)
-        except DivergedError as error:
-            path = write_batch(run.path / f"diverged-batch-{batch.number:06d}.npz", batch)
-            await learner.checkpoint()
-            raise DivergedError(f"{error}: {path}, which the newest checkpoint's policy was to learn from") from None
-
     meter = EngineMeter(config.engine.max_concurrent)
-    stages = Stages(parts.bind(Running(learner, engine, meter)), learn, publish)
+    stages = Stages(parts.bind(Running(learner, engine, meter)), partial(_learn, learner, run), publish)
     try:
         with StopRequest() as stop:
             if learner.version > 0:
@@ -248,6 +241,16 @@ async def _train(
         learner.close()
         if engine is not None:
             await engine.close()
+
+
+async def _learn(learner: "LearnerThread", run: RunDirectory, batch: TrainBatch) -> Metrics:
+    """One step; where losses are not finite for too long, the policy and the batch of the last one are kept."""
+    try:
+        return await learner.step(batch)
+    except DivergedError as error:
+        kept = write_batch(run.path / f"diverged-batch-{batch.number:06d}.npz", batch)
+        await learner.checkpoint()
+        raise DivergedError(f"{error}: {kept}, for the policy of the newest checkpoint") from None
 
 
 def _retokenized(store: TreeStore, path: Path, tokenizer: ModelTokenizer, notify: Notify) -> TreeStore:

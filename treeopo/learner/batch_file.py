@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,22 @@ import numpy as np
 from treeopo.errors import RunError
 from treeopo.records import TrainBatch, TrainSequence
 
+_COLUMNS = [field.name for field in fields(TrainSequence) if field.name != "extras"]
+
 
 def write_batch(path: Path, batch: TrainBatch) -> Path:
-    """Write `batch` to `path`, whole or not at all: each field of its sequences end to end, and where each ends.
-
-    A field that is None in a sequence is -1 long there.
-    """
-    columns: dict[str, Any] = {"number": batch.number, "metrics": json.dumps(batch.metrics)}
-    for name in _FIELDS:
-        values = [getattr(row, name) for row in batch.sequences]
-        parts = [np.atleast_1d(value) for value in values if value is not None]
-        columns[name] = np.concatenate(parts) if parts else np.zeros(0)
-        columns[f"{name}_length"] = [-1 if value is None else np.size(value) for value in values]
+    """Write `batch` to `path`, whole or not at all: array "3/advantages" is of sequence 3, "3/extras/x" its extra x."""
+    arrays: dict[str, Any] = {
+        "number": batch.number,
+        "size": len(batch.sequences),
+        "metrics": json.dumps(batch.metrics),
+    }
+    for row, sequence in enumerate(batch.sequences):
+        arrays |= {f"{row}/{name}": getattr(sequence, name) for name in _COLUMNS}
+        arrays |= {f"{row}/extras/{name}": extra for name, extra in sequence.extras.items()}
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
-        np.savez(file, **columns)
+        np.savez(file, allow_pickle=False, **arrays)
     os.replace(partial, path)
     return path
 
@@ -38,18 +40,16 @@ def read_batch(path: Path) -> TrainBatch:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            columns = {name: _split(file[name], file[f"{name}_length"]) for name in _FIELDS}
-            number, metrics = int(file["number"]), json.loads(str(file["metrics"]))
-    except (OSError, KeyError, ValueError) as error:
+            arrays = {name: file[name] for name in file.files}
+        sequences = tuple(_sequence(arrays, f"{row}/") for row in range(int(arrays["size"])))
+        return TrainBatch(int(arrays["number"]), sequences, json.loads(str(arrays["metrics"])))
+    except (OSError, KeyError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{path}: not a training batch ({error}); give a file that write_batch wrote") from None
-    columns["prefix_length"] = [int(length[0]) for length in columns["prefix_length"]]
-    rows = zip(*columns.values(), strict=True)
-    return TrainBatch(number, tuple(TrainSequence(**dict(zip(columns, row, strict=True))) for row in rows), metrics)
 
 
-_FIELDS = [field.name for field in fields(TrainSequence)]
-
-
-def _split(values: np.ndarray[Any, Any], lengths: np.ndarray[Any, Any]) -> list[Any]:
-    parts = np.split(values, np.cumsum(lengths.clip(min=0))[:-1])
-    return [None if length < 0 else part for part, length in zip(parts, lengths, strict=True)]
+def _sequence(arrays: dict[str, Any], row: str) -> TrainSequence:
+    columns = {name: arrays[row + name] for name in _COLUMNS}
+    columns["prefix_length"] = int(columns["prefix_length"])
+    prefix = f"{row}extras/"
+    extras = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return TrainSequence(**columns, extras=extras)
