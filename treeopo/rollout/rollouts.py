@@ -63,8 +63,7 @@ class Rollouts:
             temperature=self._settings.temperature,
         )
         completion = await self._generate.generate(request)
-        served = max(
-            self._meter.version, int(completion.versions.max())
-        )  # one may serve just before its publish returns
+        # An engine may serve a version just before its publish returns.
+        served = max(self._meter.version, int(completion.versions.max()))
         cut = completion.finish_reason is FinishReason.LENGTH
         return Sample(draw, completion, 0.0 if cut else await self._grade(drawn, completion), served)
