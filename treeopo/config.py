@@ -18,6 +18,7 @@ from treeopo.errors import ConfigError
 from treeopo.learner.settings import LearnerSettings
 from treeopo.methods import find_method, plan_groups
 from treeopo.problems.prompting import PromptSettings
+from treeopo.problems.settings import GradingSettings
 from treeopo.rollout.settings import RolloutSettings
 from treeopo.search.settings import SearchSettings
 
@@ -45,6 +46,7 @@ def _known_keys(kind: type) -> BeforeValidator:
 
 Engine = Annotated[EngineOptions, _known_keys(EngineOptions)]
 Prompt = Annotated[PromptSettings, _known_keys(PromptSettings)]
+Grading = Annotated[GradingSettings, _known_keys(GradingSettings)]
 
 
 class TrainConfig(Section):
@@ -60,6 +62,7 @@ class TrainConfig(Section):
     advantage: Annotated[AdvantageSettings, _known_keys(AdvantageSettings)] = AdvantageSettings()
     rollout: Annotated[RolloutSettings, _known_keys(RolloutSettings)] = RolloutSettings()
     learner: Annotated[LearnerSettings, _known_keys(LearnerSettings)] = LearnerSettings()
+    grading: Grading = GradingSettings()
     engine: Engine = EngineOptions()
 
     @model_validator(mode="after")
@@ -79,6 +82,7 @@ class BuildConfig(Section):
     concurrency: int = Field(64, ge=1)
     search: Annotated[SearchSettings, _known_keys(SearchSettings)] = SearchSettings()
     prompt: Prompt = PromptSettings()
+    grading: Grading = GradingSettings()
     engine: Engine = EngineOptions()
 
 
@@ -92,6 +96,7 @@ class EvalConfig(Section):
     seed: int = Field(0, ge=0)
     output: Path | None = None  # goes on with what a stopped evaluation left there
     prompt: Prompt = PromptSettings()
+    grading: Grading = GradingSettings()
     engine: Engine = EngineOptions()
 
 

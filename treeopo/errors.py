@@ -8,6 +8,7 @@
     │   ├── RunError                a run directory that cannot be used
     │   ├── TreeError               arrays that are not a tree
     │   └── GroupError              samples, rewards or constraints of a group
+    ├── GraderError (RuntimeError)  the processes that grade cannot be started
     ├── EngineError (RuntimeError)  an inference engine failed
     │   └── EngineDeadError         ... and will not answer again
     └── DivergedError (RuntimeError) training met losses that are not finite, again and again
@@ -47,6 +48,10 @@ class TreeError(InputError):
 
 class GroupError(InputError):
     """The samples, rewards or order constraints of a group are unusable."""
+
+
+class GraderError(TreeopoError, RuntimeError):
+    """The processes that grade answers cannot be started."""
 
 
 class EngineError(TreeopoError, RuntimeError):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from treeopo_storage import TreeStore
 
 from treeopo.config import TrainConfig
+from treeopo.errors import RunError
 from treeopo.methods import Batches, Term, find_method, plan_groups
-from treeopo.ports import Generate
-from treeopo.problems.grading import grade_number
+from treeopo.ports import Generate, Grade
+from treeopo.problems.settings import GRADER_KEY, Family
 from treeopo.records import Completion, DrawnGroup, Problem, TrainBatch
 from treeopo.rollout.batches import assemble
 from treeopo.rollout.meter import EngineMeter
@@ -33,6 +34,7 @@ class Running:
     learner: "LearnerThread"
     engine: Generate | None
     meter: EngineMeter
+    grade: Grade
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +75,25 @@ def _rollouts(config: TrainConfig, store: TreeStore) -> Recipe:
 
     def bind(running: Running) -> MakeBatch:
         assert running.engine is not None, "a method of rollouts needs an engine"
-        assembled = partial(assemble, settings=advantage)
-        return Rollouts(
-            sampler, running.engine, _grader(store), assembled, config.rollout, config.seed, running.meter
-        ).batch
+        grade, assembled = _grader(store, running.grade), partial(assemble, settings=advantage)
+        return Rollouts(sampler, running.engine, grade, assembled, config.rollout, config.seed, running.meter).batch
 
     return Recipe(f"{sampler.usable_count:,} prefixes to start from, {sampler.too_long:,} too long", bind)
 
 
-def _grader(store: TreeStore) -> Callable[[DrawnGroup, Completion], Awaitable[float]]:
+def family(config: TrainConfig, store: TreeStore) -> Family:
+    """How answers to the store's problems are graded: as set, as the store says, or (imported trees) as numbers.
+
+    Raises:
+        RunError: the store names a grader that is not known here.
+    """
+    name = config.grading.family or store.meta.search.get(GRADER_KEY, Family.NUMBER)
+    if name not in list(Family):
+        raise RunError(f"the store names an unknown grader {name!r}; set grading.family to one of {', '.join(Family)}")
+    return Family(str(name))
+
+
+def _grader(store: TreeStore, grade: Grade) -> Callable[[DrawnGroup, Completion], Awaitable[float]]:
     """Grades a completion against the gold answer that the store keeps for its problem."""
 
     @cache
@@ -89,4 +101,4 @@ def _grader(store: TreeStore) -> Callable[[DrawnGroup, Completion], Awaitable[fl
         tree = store.problem(index)
         return Problem(tree.id, tree.question, tree.answer)
 
-    return lambda drawn, completion: grade_number(problem(drawn.problem), completion.text)
+    return lambda drawn, completion: grade(problem(drawn.problem), completion.text)

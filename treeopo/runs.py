@@ -9,7 +9,7 @@ Each returns when its output is complete on disk. torch and vLLM are imported wh
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -35,11 +35,13 @@ from treeopo.learner.checkpoints import Checkpoints
 from treeopo.methods import Need, find_method
 from treeopo.metrics import JsonLinesSink, TensorBoardSink, read_metrics
 from treeopo.ports import MetricSink
+from treeopo.problems.grader import Grader, open_grader
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import Prompter, PromptSettings
+from treeopo.problems.settings import GRADER_KEY, Family, GradingSettings
 from treeopo.problems.spec import load_problem_set
 from treeopo.problems.staged_arithmetic import Difficulty
-from treeopo.recipes import Recipe, Running, objectives, recipe
+from treeopo.recipes import Recipe, Running, family, objectives, recipe
 from treeopo.records import TrainBatch
 from treeopo.rollout.meter import EngineMeter
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
@@ -70,12 +72,15 @@ def build_store(
         EngineError: the teacher's engine failed; what was finished is committed.
     """
     teacher = config.teacher or str(embedded(config.problems).teacher)
-    problem_set = load_problem_set(config.problems, config.limit)
+    problem_set = load_problem_set(config.problems, config.limit, config.grading.family)
     tokenizer = ModelTokenizer(teacher)
     meta = StoreMeta(
         tokenizer_fingerprint=tokenizer.fingerprint,
         teacher=teacher,
-        search=config.model_dump(mode="json", include={"search", "problems", "prompt", "seed"}),
+        search={
+            **config.model_dump(mode="json", include={"search", "problems", "prompt", "seed"}),
+            GRADER_KEY: problem_set.family.value,
+        },
         separator=config.search.separator,
         vocabulary_size=tokenizer.vocabulary_size,
     )
@@ -87,8 +92,14 @@ def build_store(
                 raise RunError(f"{config.output}: built with other settings; use the same, or choose another --output")
     if first < len(problem_set):
         notify("starting the teacher's engine")
-        asyncio.run(_search(config, meta, tokenizer, problem_set, first, on_progress))
+        search = partial(_search, config, meta, tokenizer, problem_set, first, on_progress)
+        asyncio.run(_graded(problem_set.family, config.grading, search))
     return overview(config.output)[1]
+
+
+async def _graded(family: Family, settings: GradingSettings, work: Callable[[Grader], Awaitable[None]]) -> None:
+    async with open_grader(family, settings) as grader:
+        await work(grader)
 
 
 async def _search(
@@ -98,6 +109,7 @@ async def _search(
     problem_set: ProblemSet,
     first: int,
     on_progress: Callable[[BuildProgress, int, float], None],
+    grader: Grader,
 ) -> None:
     prompter = Prompter(tokenizer, config.prompt, problem_set.template)
     prompts = {problem.id: prompter(problem) for problem in problem_set.problems[first:]}
@@ -113,7 +125,7 @@ async def _search(
                 first,
                 lambda problem: prompts[problem.id],
                 engine,
-                problem_set.grade,
+                grader,
                 tokenizer,
                 config.search,
                 config.seed,
@@ -163,7 +175,8 @@ def train(run: RunDirectory, notify: Notify, on_step: Callable[[int, Metrics], N
     parts = recipe(config, store)
     run.begin()
     if not run.is_complete:
-        asyncio.run(_train(run, student, tokenizer, parts, notify, on_step))
+        steps_taken = partial(_train, run, student, tokenizer, parts, notify, on_step)
+        asyncio.run(_graded(family(config, store), config.grading, steps_taken))
     steps = read_metrics(run.metrics)
     return TrainSummary(
         steps=len(steps),
@@ -184,6 +197,7 @@ async def _train(
     parts: Recipe,
     notify: Notify,
     on_step: Callable[[int, Metrics], None],
+    grader: Grader,
 ) -> None:
     from treeopo.learner.thread import LearnerThread
 
@@ -218,6 +232,7 @@ async def _train(
     async def after_step(version: int, metrics: Metrics) -> bool:
         if engine is not None:
             metrics["engine_peak_mib"] = engine.peak_memory_mib()
+        metrics |= grader.take_counts()
         for sink in sinks:
             sink.write(version, metrics)
         on_step(version, metrics)
@@ -226,7 +241,7 @@ async def _train(
         return not stop.requested
 
     meter = EngineMeter(config.engine.max_concurrent)
-    stages = Stages(parts.bind(Running(learner, engine, meter)), partial(_learn, learner, run), publish)
+    stages = Stages(parts.bind(Running(learner, engine, meter, grader)), partial(_learn, learner, run), publish)
     try:
         with StopRequest() as stop:
             if learner.version > 0:
@@ -281,7 +296,9 @@ def evaluate(config: EvalConfig, notify: Notify, on_progress: Callable[[int, int
         InputError: problems or models cannot be used, or the output holds another evaluation.
         EngineError: an engine failed; what it completed is kept.
     """
-    problem_sets = [load_problem_set(spec, config.limit) for spec in dict.fromkeys(config.problems)]
+    problem_sets = [
+        load_problem_set(spec, config.limit, config.grading.family) for spec in dict.fromkeys(config.problems)
+    ]
     first = resolve(config.model) if config.model else _embedded_student(config.problems[0])
     models = [first]
     if config.against is not None:
@@ -330,17 +347,19 @@ async def _evaluate(
             for version, model in enumerate(of_base, start=1):
                 await serve(engine, version, model)
                 for problem_set, questions in asked:
-                    scores[model, problem_set.spec] = await score(
-                        questions,
-                        engine,
-                        problem_set.grade,
-                        problem_set.answer,
-                        max_new_tokens=config.max_new_tokens,
-                        samples=config.samples,
-                        seed=config.seed,
-                        on_completion=partial(on_completion, problem_set.spec, model.label),
-                        done=answers.done(problem_set.spec, model.label),
-                    )
+                    async with open_grader(problem_set.family, config.grading) as grader:
+                        graded = await score(
+                            questions,
+                            engine,
+                            grader,
+                            problem_set.answer,
+                            max_new_tokens=config.max_new_tokens,
+                            samples=config.samples,
+                            seed=config.seed,
+                            on_completion=partial(on_completion, problem_set.spec, model.label),
+                            done=answers.done(problem_set.spec, model.label),
+                        )
+                        scores[model, problem_set.spec] = replace(graded, grader=grader.take_counts())
         finally:
             await engine.close()
     return scores

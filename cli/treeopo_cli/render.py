@@ -204,6 +204,9 @@ def evaluation(result: "Evaluation") -> None:
     for k in result.scores[0].majority_at:
         table.add_row(f"maj@{k}", *(_interval(score.majority_at[k]) for score in result.scores))
     table.add_row("cut short", *(str(score.truncated) for score in result.scores))
+    if any(score.grader_timeouts or score.grader_restarts for score in result.scores):
+        table.add_row("grading timed out", *(str(score.grader_timeouts) for score in result.scores))
+        table.add_row("graders replaced", *(str(score.grader_restarts) for score in result.scores))
     console.print(table)
     if result.difference:
         greedy, sampled = result.difference.greedy, result.difference.sampled

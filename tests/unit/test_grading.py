@@ -5,6 +5,7 @@ from fractions import Fraction
 import pytest
 
 from treeopo.problems import final_answer, grade, parse_number
+from treeopo.problems.grading import grade_strict
 from treeopo.records import Problem
 
 
@@ -50,7 +51,8 @@ def problem(answer: str) -> Problem:
 def test_only_the_text_after_the_last_mark_counts() -> None:
     assert grade(problem("4"), "#### 3\n\nno, wait\n\n#### 4") == 1.0
     assert grade(problem("3"), "#### 3\n\nno, wait\n\n#### 4") == 0.0
-    assert grade(problem("4"), "the answer is 4") == 0.0
+    assert grade_strict(problem("4"), "#### 3\n\nno, wait, the answer is 4") == 0.0
+    assert grade(problem("4"), "#### 3\n\nno, wait, the answer is 4") == 1.0
 
 
 def test_only_the_answer_line_counts() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -43,13 +43,17 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Rewards and final answers of M problems: greedy (M,), sampled (M, S), answers (M, S) of the sampled ones."""
+    """Rewards and final answers of M problems: greedy (M,), sampled (M, S), answers (M, S) of the sampled ones.
+
+    `grader` holds what grading them cost: `grader_timeouts` and `grader_restarts`.
+    """
 
     problem_ids: tuple[str, ...]
     greedy: npt.NDArray[np.float64]
     sampled: npt.NDArray[np.float64]
     answers: tuple[tuple[str, ...], ...]
     truncated: int
+    grader: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def pass_at_1(self) -> float:

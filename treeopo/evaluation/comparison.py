@@ -19,7 +19,8 @@ from treeopo.evaluation.intervals import (
 @dataclass(frozen=True, slots=True)
 class ModelScore:
     """One model on one problem set. `greedy` is pass@1 at temperature 0. Over the temperature-1 samples, by k: pass_at
-    (pass_at[1] is sampled pass@1) and majority_at; both are empty where none was drawn.
+    (pass_at[1] is sampled pass@1) and majority_at; both are empty where none was drawn. Answers whose grading timed out
+    are wrong and counted in `grader_timeouts`; `grader_restarts` counts the grading processes replaced.
     """
 
     label: str
@@ -27,6 +28,8 @@ class ModelScore:
     pass_at: dict[int, Interval]
     majority_at: dict[int, Interval]
     truncated: int
+    grader_timeouts: int = 0
+    grader_restarts: int = 0
 
     @property
     def sampled(self) -> Interval | None:
@@ -69,6 +72,8 @@ def _score(label: str, scores: Scores) -> ModelScore:
         {k: bootstrap_interval(pass_at_k(correct_M, samples, k)) for k in budgets},
         {k: bootstrap_interval(majority_at_k(scores.answers, scores.sampled, k)) for k in budgets if k > 2},
         scores.truncated,
+        grader_timeouts=int(scores.grader.get("grader_timeouts", 0)),
+        grader_restarts=int(scores.grader.get("grader_restarts", 0)),
     )
 
 

@@ -1,14 +1,21 @@
-"""Problems together with the text that asks them and the rule that grades them."""
+"""Problems together with the text that asks them and the family that grades them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from treeopo.errors import ConfigError
-from treeopo.ports import Grade
-from treeopo.problems.grading import grade_number, number_answer
+from treeopo.problems.grading import number_answer, number_answer_strict
+from treeopo.problems.math_answers import spelled_answer
+from treeopo.problems.settings import Family
 from treeopo.records import Problem
 
 STEP_SEPARATOR = "\n\n"
+
+_CANONICAL = {
+    Family.NUMBER: number_answer,
+    Family.NUMBER_STRICT: number_answer_strict,
+    Family.MATH: spelled_answer,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +38,22 @@ class PromptTemplate:
 
 @dataclass(frozen=True, slots=True)
 class ProblemSet:
-    """Problems, their prompt template, their grader and the canonical form of a final answer (empty: none), by which
-    answers are counted; `spec` is the name they were asked for by.
-    """
+    """Problems, their prompt template and the family they are graded by; `spec` is the name they were asked for by."""
 
     spec: str
     problems: tuple[Problem, ...]
     template: PromptTemplate = PromptTemplate()
-    grade: Grade = grade_number
-    answer: Callable[[str], str] = number_answer
+    family: Family = Family.NUMBER
 
     def __len__(self) -> int:
         return len(self.problems)
 
     def __iter__(self) -> Iterator[Problem]:
         return iter(self.problems)
+
+    def answer(self, text: str) -> str:
+        """The final answer in `text` in the family's canonical form, by which answers are counted; empty: none."""
+        return _CANONICAL[self.family](text)
 
     def prompt(self, problem: Problem) -> str:
         """The root prompt of `problem`'s tree."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from treeopo.errors import ProblemError
 from treeopo.problems import staged_arithmetic
 from treeopo.problems.gsm8k import read_gsm8k
-from treeopo.problems.problem_set import ProblemSet, PromptTemplate
+from treeopo.problems.problem_set import ProblemSet
+from treeopo.problems.settings import Family
 from treeopo.problems.staged_arithmetic import Difficulty, Split
 from treeopo.records import Problem
 
@@ -36,9 +37,10 @@ def load_problems(spec: str, limit: int | None = None) -> list[Problem]:
     return read_gsm8k(path, -1 if limit is None else limit)
 
 
-def load_problem_set(spec: str, limit: int | None = None, template: PromptTemplate | None = None) -> ProblemSet:
-    """`load_problems` with the prompt template and the grader that belong to them."""
-    return ProblemSet(spec, tuple(load_problems(spec, limit)), template or PromptTemplate())
+def load_problem_set(spec: str, limit: int | None = None, family: Family | None = None) -> ProblemSet:
+    """`load_problems` with the prompt template and the family that belong to them, or the one given."""
+    own = Family.NUMBER_STRICT if spec.split(":")[0] == staged_arithmetic.NAME else Family.NUMBER
+    return ProblemSet(spec, tuple(load_problems(spec, limit)), family=family or own)
 
 
 def _parse(spec: str, parts: list[str]) -> tuple[Difficulty, Split]:
