@@ -39,8 +39,7 @@ from treeopo.problems.grader import Grader, open_grader
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import Prompter, PromptSettings
 from treeopo.problems.settings import GRADER_KEY, Family, GradingSettings
-from treeopo.problems.spec import load_problem_set
-from treeopo.problems.staged_arithmetic import Difficulty
+from treeopo.problems.spec import difficulty_of, load_problem_set
 from treeopo.recipes import Recipe, Running, family, objectives, recipe
 from treeopo.records import TrainBatch
 from treeopo.rollout.meter import EngineMeter
@@ -78,7 +77,8 @@ def build_store(
         tokenizer_fingerprint=tokenizer.fingerprint,
         teacher=teacher,
         search={
-            **config.model_dump(mode="json", include={"search", "problems", "prompt", "seed"}),
+            **config.model_dump(mode="json", include={"search", "prompt", "seed"}),
+            "problems": problem_set.spec,
             GRADER_KEY: problem_set.family.value,
         },
         separator=config.search.separator,
@@ -283,7 +283,7 @@ def embedded(problems: str) -> "TinyModels":
     """The embedded student and teacher that belong to a problem set, made now if this machine has not made them yet."""
     from treeopo.tiny import ensure_tiny
 
-    return ensure_tiny(Difficulty.SPARSE if Difficulty.SPARSE in problems.split(":") else Difficulty.EASY)
+    return ensure_tiny(difficulty_of(problems))
 
 
 def evaluate(config: EvalConfig, notify: Notify, on_progress: Callable[[int, int], None]) -> tuple[Evaluation, ...]:
@@ -297,7 +297,7 @@ def evaluate(config: EvalConfig, notify: Notify, on_progress: Callable[[int, int
         EngineError: an engine failed; what it completed is kept.
     """
     problem_sets = [
-        load_problem_set(spec, config.limit, config.grading.family) for spec in dict.fromkeys(config.problems)
+        load_problem_set(spec, config.limit, config.grading.family, "test") for spec in dict.fromkeys(config.problems)
     ]
     first = resolve(config.model) if config.model else _embedded_student(config.problems[0])
     models = [first]

@@ -26,8 +26,8 @@ def build(
     problems: Annotated[
         str | None,
         typer.Option(
-            help="staged-arithmetic[:easy|sparse][:train|validation|test], or a GSM8K JSON Lines file.  "
-            "[default: staged-arithmetic:easy:train]",
+            help="staged-arithmetic, gsm8k, gsm-symbolic, math or math500, with :split and [first:end] if wanted, or a "
+            "JSON Lines or Parquet file.  [default: staged-arithmetic:easy:train]",
             show_default=False,
         ),
     ] = None,

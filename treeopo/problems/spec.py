@@ -1,55 +1,152 @@
 """Names of problem sets, as a person types them.
 
-spec        = generated | path
+spec        = (generated | published | file) ["[" first ":" end "]"]     rows counted from 0, the end left out
 generated   = "staged-arithmetic" [":" difficulty] [":" split]
 difficulty  = "easy" (2-5 steps, the default) | "sparse" (5-6 steps)
-split       = "train" (the default) | "validation" | "test"
-path        = a file in GSM8K's published JSON Lines, e.g. data/gsm8k/test.jsonl
+published   = "gsm8k" | "gsm-symbolic" [":" main|p1|p2] | "math" [":" subject] | "math500", then [":" split]
+file        = path [ "?question=COLUMN&answer=COLUMN" ["&solution=COLUMN"] ["&id=COLUMN"] ["&grader=FAMILY"] ]
+
+A file is JSON Lines or, by its suffix, Parquet. Without column names it has those of GSM8K, GSM-Symbolic or MATH.
 """
 
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from treeopo.errors import ProblemError
 from treeopo.problems import staged_arithmetic
-from treeopo.problems.gsm8k import read_gsm8k
+from treeopo.problems.layouts import Layout, read_problems
 from treeopo.problems.problem_set import ProblemSet
+from treeopo.problems.published import PUBLISHED
+from treeopo.problems.rows import Row, file_rows, hub_rows
 from treeopo.problems.settings import Family
 from treeopo.problems.staged_arithmetic import Difficulty, Split
 from treeopo.records import Problem
 
 _GRAMMAR = f"{staged_arithmetic.NAME}[:{'|'.join(Difficulty)}][:{'|'.join(Split)}]"
+_SLICE = re.compile(r"(?P<name>.*)\[(?P<first>[0-9]*):(?P<end>[0-9]*)\]", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """Rows first to end (exclusive; None: all), and the name they are asked of."""
+
+    name: str
+    first: int = 0
+    end: int | None = None
 
 
 def load_problems(spec: str, limit: int | None = None) -> list[Problem]:
-    """The problems named by `spec` (grammar above), at most `limit`, always in the same order.
+    """The problems of `load_problem_set`."""
+    return list(load_problem_set(spec, limit).problems)
 
-    Raises `ProblemError` for an unknown name, a missing file or a bad row (named by file and line).
+
+def load_problem_set(
+    spec: str, limit: int | None = None, family: Family | None = None, split: str = "train"
+) -> ProblemSet:
+    """The problem set named by `spec` (grammar above), at most `limit` problems of it, always in the same order.
+
+    It is graded by its own family or the one given. `split` is for a spec that names none; a set that was published
+    without it gives the one it has. The set's own `spec` names the split.
+
+    Raises:
+        ProblemError: an unknown name, a missing file, an unreachable hub, or a bad row (named by file and line).
     """
     if limit is not None and limit < 1:
         raise ProblemError(f"limit {limit}: ask for at least one problem, or leave the limit out for all")
-    name, *parts = spec.split(":")
+    asked = _sliced(spec)
+    rows = _Slice(asked.name, asked.first, _earlier(asked.end, None if limit is None else asked.first + limit))
+    name, *parts = rows.name.split(":")
     if name == staged_arithmetic.NAME:
-        difficulty, split = _parse(spec, parts)
-        return staged_arithmetic.staged_arithmetic(difficulty, split, limit or staged_arithmetic.SIZES[split])
-    path = Path(spec).expanduser()
-    if not path.is_file():
-        raise ProblemError(f"no problem set or file {spec!r}; give {_GRAMMAR} or the path of a GSM8K JSON Lines file")
-    return read_gsm8k(path, -1 if limit is None else limit)
+        found = _staged_arithmetic(rows, parts, split)
+    elif name in PUBLISHED:
+        found = _published(rows, name, parts, split)
+    else:
+        found = _file(rows)
+    if not found.problems:
+        raise ProblemError(f"{spec}: no problems in it; check the file, or the slice")
+    part = spec.removeprefix(asked.name)
+    return ProblemSet(found.spec + part, found.problems, family=family or found.family)
 
 
-def load_problem_set(spec: str, limit: int | None = None, family: Family | None = None) -> ProblemSet:
-    """`load_problems` with the prompt template and the family that belong to them, or the one given."""
-    own = Family.NUMBER_STRICT if spec.split(":")[0] == staged_arithmetic.NAME else Family.NUMBER
-    return ProblemSet(spec, tuple(load_problems(spec, limit)), family=family or own)
+def difficulty_of(spec: str) -> Difficulty:
+    """The difficulty of staged-arithmetic that a spec names; easy for any other problem set."""
+    return Difficulty.SPARSE if Difficulty.SPARSE in _sliced(spec).name.split(":") else Difficulty.EASY
 
 
-def _parse(spec: str, parts: list[str]) -> tuple[Difficulty, Split]:
-    difficulty, split = Difficulty.EASY, Split.TRAIN
+def _sliced(spec: str) -> _Slice:
+    found = _SLICE.fullmatch(spec)
+    if found is None or Path(spec).expanduser().is_file():
+        return _Slice(spec)
+    return _Slice(found["name"], int(found["first"] or 0), int(found["end"]) if found["end"] else None)
+
+
+def _earlier(end: int | None, other: int | None) -> int | None:
+    return min((value for value in (end, other) if value is not None), default=None)
+
+
+def _staged_arithmetic(rows: _Slice, parts: list[str], default_split: str) -> ProblemSet:
+    difficulty, split = Difficulty.EASY, Split(default_split)
     remaining = list(parts)
     if remaining and remaining[0] in list(Difficulty):
         difficulty = Difficulty(remaining.pop(0))
     if remaining and remaining[0] in list(Split):
         split = Split(remaining.pop(0))
     if remaining:
-        raise ProblemError(f"problem set {spec!r}: {remaining[0]!r} does not belong there; give {_GRAMMAR}")
-    return difficulty, split
+        raise ProblemError(f"problem set {rows.name!r}: {remaining[0]!r} does not belong there; give {_GRAMMAR}")
+    end = staged_arithmetic.SIZES[split] if rows.end is None else rows.end
+    problems = staged_arithmetic.staged_arithmetic(difficulty, split, end)[rows.first :]
+    spec = f"{staged_arithmetic.NAME}:{difficulty}:{split}"
+    return ProblemSet(spec, tuple(problems), family=Family.NUMBER_STRICT)
+
+
+def _published(rows: _Slice, name: str, parts: list[str], default_split: str) -> ProblemSet:
+    source = PUBLISHED[name]
+    variant, split = next(iter(source.variants)), default_split if default_split in source.splits else source.splits[0]
+    remaining = list(parts)
+    if remaining and remaining[0] in source.variants:
+        variant = remaining.pop(0)
+    if remaining and remaining[0] in source.splits:
+        split = remaining.pop(0)
+    if remaining:
+        raise ProblemError(
+            f"problem set {rows.name!r}: {remaining[0]!r} does not belong there; give {name}{source.grammar}"
+        )
+    found = chain.from_iterable(hub_rows(source.repository, config, split) for config in source.variants[variant])
+    prefix = "-".join(filter(None, (name, variant)))
+    layout, problems = read_problems(islice(found, rows.first, rows.end), prefix, source.layout)
+    return ProblemSet(":".join(filter(None, (name, variant, split))), tuple(problems), family=layout.family)
+
+
+def _file(rows: _Slice) -> ProblemSet:
+    name, _, query = rows.name.partition("?")
+    if Path(rows.name).expanduser().is_file():
+        name, query = rows.name, ""
+    path = Path(name).expanduser()
+    if not path.is_file():
+        known = ", ".join([_GRAMMAR, *(known + source.grammar for known, source in PUBLISHED.items())])
+        raise ProblemError(f"no problem set or file {name!r}; give {known} or the path of a JSON Lines or Parquet file")
+    found: Iterator[Row] = islice(file_rows(path), rows.first, rows.end)
+    layout, problems = read_problems(found, path.stem, _columns(rows.name, query) if query else None)
+    return ProblemSet(rows.name, tuple(problems), family=layout.family)
+
+
+def _columns(spec: str, query: str) -> Layout:
+    columns = dict(parse_qsl(query, keep_blank_values=True))
+    grader = columns.pop("grader", Family.NUMBER)
+    known = {"question", "answer", "solution", "id"}
+    if not {"question", "answer"} <= set(columns) <= known or "" in columns.values():
+        raise ProblemError(f"{spec}: name columns as ?question=NAME&answer=NAME[&solution=NAME][&id=NAME]")
+    if grader not in list(Family):
+        raise ProblemError(f"{spec}: grader {grader!r} is not one of {', '.join(Family)}")
+    id_column = columns.get("id")
+    return Layout(
+        columns["question"],
+        columns["answer"],
+        Family(grader),
+        solution=columns.get("solution"),
+        id=(id_column,) if id_column else (),
+    )
