@@ -97,7 +97,7 @@ def objective_of(sequences: Sequence[Sequence[Token]], settings: LearnerSettings
 
 @pytest.mark.parametrize("clip", [{}, {"clip_low": 0.2, "clip_high": 0.28}, {"clip_high": 0.1}])
 @pytest.mark.parametrize("correction", CORRECTIONS)
-@examples(max_examples=40, deadline=None)
+@examples(max_examples=20, deadline=None)
 @given(sequences=ragged, aggregation=st.sampled_from(AGGREGATIONS))
 def test_loss_gradient_and_counts_are_those_of_a_loop_over_tokens(
     correction: Correction, clip: dict[str, float], sequences: list[list[Token]], aggregation: Aggregation
@@ -117,7 +117,7 @@ def test_loss_gradient_and_counts_are_those_of_a_loop_over_tokens(
 
 
 @pytest.mark.parametrize("correction", CORRECTIONS)
-@examples(max_examples=40, deadline=None)
+@examples(max_examples=20, deadline=None)
 @given(sequences=ragged)
 def test_mismatch_and_effective_sample_sizes_are_their_definitions(
     correction: Correction, sequences: list[list[Token]]
@@ -143,7 +143,7 @@ def effective_share(weights: Sequence[float]) -> float:
 
 
 @pytest.mark.parametrize("correction", CORRECTIONS)
-@examples(max_examples=40, deadline=None)
+@examples(max_examples=20, deadline=None)
 @given(sequences=ragged)
 def test_on_policy_every_correction_is_the_plain_gradient(correction: Correction, sequences: list[list[Token]]) -> None:
     same = [[replace(token, behaviour=token.current, dropped=token.current) for token in row] for row in sequences]
@@ -161,7 +161,7 @@ def test_on_policy_every_correction_is_the_plain_gradient(correction: Correction
 
 
 @pytest.mark.parametrize("correction", CORRECTIONS)
-@examples(max_examples=40, deadline=None)
+@examples(max_examples=20, deadline=None)
 @given(data=st.data(), sequences=ragged)
 def test_ratios_of_e_to_the_hundred_leave_loss_gradient_and_metrics_finite(
     correction: Correction, data: st.DataObject, sequences: list[list[Token]]

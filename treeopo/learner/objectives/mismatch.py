@@ -7,11 +7,11 @@ from treeopo.learner.objectives.corrections import LOG_LIMIT, Weights
 
 
 class Mismatch:
-    """Sums over the completion tokens of a batch, micro-batch by micro-batch."""
+    """Sums over the completion tokens of a batch, micro-batch by micro-batch; they stay on the device until read."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._furthest = 0.0
+        self._furthest = torch.zeros(())
 
     def add(self, log_ratio_C: Tensor, length_C: Tensor, weights: Weights, clipped_C: Tensor) -> None:
         """log_ratio_C = log pi_current - log pi_behaviour; length_C is of the sequence each token belongs to."""
@@ -32,7 +32,7 @@ class Mismatch:
         }
         for name, term_C in terms.items():
             self._sums[name] = self._sums.get(name, 0) + term_C.sum(dtype=torch.float64)
-        self._furthest = max(self._furthest, log_ratio_C.abs().max().item())
+        self._furthest = torch.maximum(self._furthest.to(log_ratio_C), log_ratio_C.abs().max())
 
     def metrics(self, *, by_sequence: bool) -> dict[str, float]:
         """Per completion token that was learned from; empty if there was none.
@@ -50,7 +50,7 @@ class Mismatch:
         metrics = {
             "mismatch_kl": sums["k3"] / tokens,
             "mismatch_kl_k1": sums["k1"] / tokens,
-            "log_ratio_max": self._furthest,
+            "log_ratio_max": self._furthest.item(),
             "ess_share": sums["ratio"] ** 2 / (tokens * sums["ratio_square"]),
             "weight_mean": sums["weight"] / tokens,
             "limited_share": sums["limited"] / tokens,
