@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from treeopo.advantage.settings import AdvantageSettings
 from treeopo.engines.in_process import EngineOptions
 from treeopo.errors import ConfigError
+from treeopo.evaluation.periodic import PeriodicSettings
 from treeopo.learner.settings import LearnerSettings
 from treeopo.methods import find_method, plan_groups
 from treeopo.problems.prompting import PromptSettings
@@ -63,6 +64,7 @@ class TrainConfig(Section):
     rollout: Annotated[RolloutSettings, _known_keys(RolloutSettings)] = RolloutSettings()
     learner: Annotated[LearnerSettings, _known_keys(LearnerSettings)] = LearnerSettings()
     grading: Grading = GradingSettings()
+    evaluation: Annotated[PeriodicSettings, _known_keys(PeriodicSettings)] = PeriodicSettings()
     engine: Engine = EngineOptions()
 
     @model_validator(mode="after")

@@ -2,6 +2,8 @@
 
 RUN/config.json            the resolved settings and the versions of what they ran on
 RUN/metrics.jsonl          one line a step;  RUN/tensorboard/ the same
+RUN/evaluations.jsonl      one line an evaluation beside training
+RUN/best/                  the adapter that did best in them, with its figures
 RUN/checkpoints/step-N/    adapter, optimiser, schedule and random state; whole or absent
 RUN/diverged-batch-N.npz   the batch that ended a run whose losses were not finite
 RUN/adapter/               the trained adapter in PEFT's format with its tokenizer, once the run is complete
@@ -77,6 +79,14 @@ class RunDirectory:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations.jsonl"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
 
     @property
     def tensorboard(self) -> Path:

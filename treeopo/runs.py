@@ -15,47 +15,38 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from shutil import rmtree
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from treeopo_storage import StoreMeta, TreeStore, create_store, open_store, open_writer
 from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
 
-from treeopo.config import BuildConfig, EvalConfig
+from treeopo.config import BuildConfig, EvalConfig, TrainConfig
 from treeopo.engines.in_process import VllmEngine
 from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.errors import DivergedError, ProblemError, RunError
+from treeopo.errors import ConfigError, ProblemError, RunError
 from treeopo.evaluation.accuracy import Graded, Question, Scores
 from treeopo.evaluation.accuracy import evaluate as score
 from treeopo.evaluation.answers import Answers
 from treeopo.evaluation.comparison import Evaluation, compare
+from treeopo.evaluation.periodic import read_best
 from treeopo.inspection import overview
-from treeopo.learner.batch_file import write_batch
-from treeopo.learner.checkpoints import Checkpoints
 from treeopo.methods import Need, find_method
-from treeopo.metrics import JsonLinesSink, TensorBoardSink, read_metrics
-from treeopo.ports import MetricSink
+from treeopo.metrics import read_metrics
 from treeopo.problems.grader import Grader, open_grader
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import Prompter, PromptSettings
 from treeopo.problems.settings import GRADER_KEY, Family, GradingSettings
 from treeopo.problems.spec import difficulty_of, load_problem_set
-from treeopo.recipes import Recipe, Running, family, objectives, recipe
-from treeopo.records import TrainBatch
-from treeopo.rollout.meter import EngineMeter
-from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
+from treeopo.recipes import family, recipe
+from treeopo.rollout.pipeline import Metrics
 from treeopo.run_directory import RunDirectory
 from treeopo.search.build import BuildProgress, build_trees
 from treeopo.search.report import TreeReport
 from treeopo.serving import BASE, Served, resolve, serve
-from treeopo.signals import StopRequest
+from treeopo.training import HeldOut, Notify, run_training
 
 if TYPE_CHECKING:
-    from treeopo.learner.thread import LearnerThread
     from treeopo.tiny import TinyModels
-
-Notify = Callable[[str], None]
-"""Told in a few words what comes next, where that takes seconds."""
 
 
 def build_store(
@@ -152,6 +143,7 @@ class TrainSummary:
     engine_peak_mib: float
     material: str
     adapter: Path
+    best: dict[str, float] | None  # version and figures of the best policy, if the run was evaluated
 
 
 def train(run: RunDirectory, notify: Notify, on_step: Callable[[int, Metrics], None]) -> TrainSummary:
@@ -173,9 +165,10 @@ def train(run: RunDirectory, notify: Notify, on_step: Callable[[int, Metrics], N
         store = _retokenized(store, run.path / "retokenized.zarr", tokenizer, notify)
     check_tokenizer(store.meta, tokenizer.fingerprint)
     parts = recipe(config, store)
+    held_out = _held_out(config, tokenizer)
     run.begin()
     if not run.is_complete:
-        steps_taken = partial(_train, run, student, tokenizer, parts, notify, on_step)
+        steps_taken = partial(run_training, run, student, tokenizer, parts, held_out, notify, on_step)
         asyncio.run(_graded(family(config, store), config.grading, steps_taken))
     steps = read_metrics(run.metrics)
     return TrainSummary(
@@ -187,85 +180,33 @@ def train(run: RunDirectory, notify: Notify, on_step: Callable[[int, Metrics], N
         engine_peak_mib=max(step.get("engine_peak_mib", 0.0) for step in steps),
         material=parts.material,
         adapter=run.adapter,
+        best=read_best(run.best),
     )
 
 
-async def _train(
-    run: RunDirectory,
-    student: str,
-    tokenizer: ModelTokenizer,
-    parts: Recipe,
-    notify: Notify,
-    on_step: Callable[[int, Metrics], None],
-    grader: Grader,
-) -> None:
-    from treeopo.learner.thread import LearnerThread
+def _held_out(config: TrainConfig, tokenizer: ModelTokenizer) -> HeldOut | None:
+    """What the run is evaluated on beside training, or None if nothing was asked for.
 
-    config = run.config
-    notify("loading the student")
-    learner = await LearnerThread.start(
-        student,
-        config.learner,
-        partial(objectives, config),
-        Checkpoints(run.checkpoints, config.checkpoints_kept),
-        steps=config.steps,
-        temperature=config.rollout.temperature,
-        seed=config.seed,
-    )
-    engine: VllmEngine | None = None
-    if Need.ENGINE in find_method(config.method).needs:
-        notify("starting the student's engine")
-        engine = VllmEngine.start(student, replace(config.engine, max_model_tokens=config.rollout.max_sequence_tokens))
-    sinks: list[MetricSink] = [
-        JsonLinesSink(run.metrics, learner.version),
-        TensorBoardSink(run.tensorboard, learner.version),
-    ]
-
-    async def publish(version: int) -> None:
-        if engine is None:
-            return  # nobody samples from the policy
-        with TemporaryDirectory(dir=run.path, prefix=".policy-") as directory:
-            weights = Path(directory) / "policy.safetensors"
-            await learner.save_merged(weights)
-            await engine.publish(version, weights)
-
-    async def after_step(version: int, metrics: Metrics) -> bool:
-        if engine is not None:
-            metrics["engine_peak_mib"] = engine.peak_memory_mib()
-        metrics |= grader.take_counts()
-        for sink in sinks:
-            sink.write(version, metrics)
-        on_step(version, metrics)
-        if stop.requested or version == config.steps or version % config.checkpoint_every == 0:
-            await learner.checkpoint()
-        return not stop.requested
-
-    meter = EngineMeter(config.engine.max_concurrent)
-    stages = Stages(parts.bind(Running(learner, engine, meter, grader)), partial(_learn, learner, run), publish)
-    try:
-        with StopRequest() as stop:
-            if learner.version > 0:
-                await publish(learner.version)
-            pipeline = Pipeline(stages, config.rollout.max_staleness, meter)
-            await pipeline.run(learner.version, config.steps, after_step)
-            if learner.version == config.steps:
-                await learner.export(run.adapter, tokenizer.hf.save_pretrained)
-    finally:
-        for sink in sinks:
-            sink.close()
-        learner.close()
-        if engine is not None:
-            await engine.close()
-
-
-async def _learn(learner: "LearnerThread", run: RunDirectory, batch: TrainBatch) -> Metrics:
-    """One step; where losses are not finite for too long, the policy and the batch of the last one are kept."""
-    try:
-        return await learner.step(batch)
-    except DivergedError as error:
-        kept = write_batch(run.path / f"diverged-batch-{batch.number:06d}.npz", batch)
-        await learner.checkpoint()
-        raise DivergedError(f"{error}: {kept}, for the policy of the newest checkpoint") from None
+    Raises:
+        InputError: it cannot be read, its prompts leave no room for an answer, or the method starts no engine.
+    """
+    settings = config.evaluation
+    if settings.problems is None:
+        return None
+    if Need.ENGINE not in find_method(config.method).needs:
+        raise ConfigError(
+            f"evaluation.problems: method {config.method} starts no engine to evaluate with; leave it out and run "
+            f"treeopo eval {config.output} afterwards"
+        )
+    problem_set = load_problem_set(settings.problems, settings.limit)
+    questions = _questions(tokenizer, PromptSettings(), problem_set)
+    longest = max(len(question.prompt_ids) for question in questions)
+    if longest >= config.rollout.max_sequence_tokens:
+        raise ConfigError(
+            f"evaluation.problems: a prompt of {longest} tokens leaves no room in rollout.max_sequence_tokens "
+            f"{config.rollout.max_sequence_tokens}"
+        )
+    return HeldOut(problem_set, questions)
 
 
 def _retokenized(store: TreeStore, path: Path, tokenizer: ModelTokenizer, notify: Notify) -> TreeStore:

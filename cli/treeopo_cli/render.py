@@ -179,6 +179,12 @@ def train_summary(run: "RunDirectory", summary: "TrainSummary") -> None:
     )
     if summary.informative_steps == 0:
         console.print("[yellow]No prefix was informative:[/] every group's rewards were equal, so nothing was learned.")
+    if summary.best:
+        best = summary.best
+        console.print(
+            f"best: pass@1 {best['eval_pass_at_1']:.3f} ({best['eval_pass_at_1_low']:.3f} to "
+            f"{best['eval_pass_at_1_high']:.3f}) at step {best['version']:.0f}: {run.best}"
+        )
     if summary.complete:
         console.print(
             f"adapter: [bold]{summary.adapter}[/]  (PEFT format)\nnext: treeopo eval {run.path} --against base"

@@ -43,6 +43,13 @@ def train(
         bool | None,
         typer.Option("--retokenize", help="Encode the store's steps anew if the student's tokenizer is another."),
     ] = None,
+    eval_problems: Annotated[
+        str | None,
+        typer.Option(help="Evaluate on this problem set beside training, and keep the best.", show_default=False),
+    ] = None,
+    eval_every: Annotated[
+        int | None, typer.Option(help="Steps between two evaluations.  [default: 20]", show_default=False)
+    ] = None,
     seed: Seed = None,
     config: ConfigFile = None,
     set_: Set = None,
@@ -68,6 +75,8 @@ def train(
             "advantage.method": advantage,
             "steps": steps,
             "retokenize": retokenize,
+            "evaluation.problems": eval_problems,
+            "evaluation.every": eval_every,
             "seed": seed,
             "learner.optimizer.learning_rate": learning_rate,
             "rollout.max_staleness": None if asynchronous is None else int(asynchronous),

@@ -73,6 +73,9 @@ class LearnerThread:
     async def save_merged(self, path: Path) -> None:
         await self._call(self._learner.policy.save_merged, path)
 
+    async def save_adapter(self, directory: Path) -> None:
+        await self._call(self._learner.policy.save_adapter, directory)
+
     async def checkpoint(self) -> None:
         await self._call(self._checkpoints.save, self._learner.version, self._learner.save_state)
 

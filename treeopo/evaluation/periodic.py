@@ -1,0 +1,125 @@
+"""Evaluation beside training: every n versions, on the policy that the engine serves then.
+
+    version v serves ─▶ keep its adapter ─▶ complete and grade ─▶ RUN/evaluations.jsonl, RUN/best if it is the best
+                         (learner)           (engine, beside the rollouts)
+
+The rollouts and the learner's next step go on meanwhile. Only the publication after that waits (`settled`), because an
+engine whose weights are replaced would otherwise finish the evaluation with another policy than it began with.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from treeopo.errors import require
+from treeopo.evaluation.accuracy import Scores
+from treeopo.evaluation.intervals import wilson_interval
+from treeopo.ports import MetricSink
+
+BEST_RECORD = "evaluation.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodicSettings:
+    """problems: the set to evaluate on while training (None: none), its first `limit` problems, greedily. every: so
+    many optimiser steps apart; the untrained student and the last version are evaluated too.
+    """
+
+    problems: str | None = None
+    every: int = 20
+    limit: int = 100
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, f"evaluation.every is {self.every}; it must be at least 1")
+        require(self.limit >= 1, f"evaluation.limit is {self.limit}; it must be at least 1")
+
+
+class PeriodicEvaluation:
+    """Starts an evaluation when one is due and keeps the best version's adapter in `best`, with its figures beside it.
+
+    score: completes and grades `questions` with the policy that serves. save_adapter: writes the learner's adapter into
+    a directory. One evaluation runs at a time.
+    """
+
+    def __init__(
+        self,
+        score: Callable[[], Awaitable[Scores]],
+        save_adapter: Callable[[Path], Awaitable[None]],
+        sinks: Sequence[MetricSink],
+        best: Path,
+        every: int,
+        last: int,
+    ) -> None:
+        self._score = score
+        self._save_adapter = save_adapter
+        self._sinks = sinks
+        self._best = best
+        self._every = every
+        self._last = last
+        self._running: asyncio.Task[None] | None = None
+
+    async def start(self, version: int) -> None:
+        """Version `version` serves and is the learner's own: evaluate it, if that is due."""
+        if version % self._every and version != self._last:
+            return
+        await self.settled()
+        candidate = self._best.with_name(f".{self._best.name}-candidate")
+        shutil.rmtree(candidate, ignore_errors=True)
+        await self._save_adapter(candidate)
+        self._running = asyncio.create_task(self._evaluate(version, candidate))
+
+    async def settled(self) -> None:
+        """Return once no evaluation runs.
+
+        Raises:
+            EngineError: the one that ran failed with it.
+        """
+        if self._running is not None:
+            running, self._running = self._running, None
+            await running
+
+    async def cancel(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+
+    async def _evaluate(self, version: int, candidate: Path) -> None:
+        scores = await self._score()
+        accuracy = wilson_interval(scores.greedy)
+        figures = {
+            "eval_pass_at_1": accuracy.estimate,
+            "eval_pass_at_1_low": accuracy.low,
+            "eval_pass_at_1_high": accuracy.high,
+            "eval_truncated_share": scores.truncated / len(scores.greedy),
+        }
+        for sink in self._sinks:
+            sink.write(version, figures)
+        record = read_best(self._best)
+        if record is None or accuracy.estimate > record["eval_pass_at_1"]:
+            (candidate / BEST_RECORD).write_text(json.dumps({"version": version, **figures}) + "\n", encoding="utf-8")
+            _replace(candidate, self._best)
+        else:
+            shutil.rmtree(candidate)
+
+
+def read_best(directory: Path) -> dict[str, float] | None:
+    """Version and figures of the best policy so far; None before the first evaluation."""
+    path = directory / BEST_RECORD
+    if not path.exists():
+        return None
+    record: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+def _replace(new: Path, place: Path) -> None:
+    """Put a directory in the place of another; a crash between the two renames leaves the new one beside it."""
+    old = place.with_name(f".{place.name}-before")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        os.replace(place, old)
+    os.replace(new, place)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,187 @@
+"""One training run under way: the pipeline's stages over a learner and an engine, and what follows each step.
+
+make_batch   the method's (`treeopo.recipes`), over the engine if it needs one
+learn        the learner's step; a batch that it cannot learn from is written down
+publish      the policy to the engine, once no evaluation is under way on the one that serves
+after_step   metrics, checkpoint, evaluation; says whether to go on
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from treeopo.engines.in_process import VllmEngine
+from treeopo.engines.tokenizer import ModelTokenizer
+from treeopo.errors import DivergedError
+from treeopo.evaluation.accuracy import Question, Scores, evaluate
+from treeopo.evaluation.periodic import PeriodicEvaluation
+from treeopo.learner.batch_file import write_batch
+from treeopo.learner.checkpoints import Checkpoints
+from treeopo.methods import Need, find_method
+from treeopo.metrics import JsonLinesSink, TensorBoardSink, read_metrics
+from treeopo.ports import MetricSink
+from treeopo.problems.grader import Grader, open_grader
+from treeopo.problems.problem_set import ProblemSet
+from treeopo.recipes import Recipe, Running, objectives
+from treeopo.records import TrainBatch
+from treeopo.rollout.meter import EngineMeter, Idle, Metered
+from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
+from treeopo.run_directory import RunDirectory
+from treeopo.signals import StopRequest
+
+if TYPE_CHECKING:
+    from treeopo.learner.thread import LearnerThread
+
+Notify = Callable[[str], None]
+"""Told in a few words what comes next, where that takes seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What a run is evaluated on beside training."""
+
+    problem_set: ProblemSet
+    questions: Sequence[Question]
+
+
+@dataclass(slots=True)
+class Training:
+    """A run with its learner, and its engine if the method needs one; `close` leaves no process and no open file."""
+
+    run: RunDirectory
+    tokenizer: ModelTokenizer
+    learner: "LearnerThread"
+    engine: VllmEngine | None
+    on_step: Callable[[int, Metrics], None]
+    meter: EngineMeter
+    grader: Grader
+    stop: StopRequest = field(default_factory=StopRequest)
+    sinks: list[MetricSink] = field(default_factory=list)
+    evaluation: PeriodicEvaluation | None = None
+
+    async def to_the_end(self, parts: Recipe, held_out: HeldOut | None) -> None:
+        """From the learner's version to the last step, or to a requested stop; then the finished adapter."""
+        config, first = self.run.config, self.learner.version
+        self.sinks += [JsonLinesSink(self.run.metrics, first), TensorBoardSink(self.run.tensorboard, first)]
+        if held_out is not None:
+            self.evaluation = self._periodic(held_out)
+        stages = Stages(
+            parts.bind(Running(self.learner, self.engine, self.meter, self.grader)), self._learn, self._publish
+        )
+        with self.stop:
+            if first > 0:
+                await self._publish(first)
+            if self.evaluation and first not in {row["step"] for row in read_metrics(self.run.evaluations)}:
+                await self.evaluation.start(first)
+            await Pipeline(stages, config.rollout.max_staleness, self.meter).run(first, config.steps, self._after_step)
+            if self.evaluation:
+                await self.evaluation.settled()
+            if self.learner.version == config.steps:
+                await self.learner.export(self.run.adapter, self.tokenizer.hf.save_pretrained)
+
+    async def close(self) -> None:
+        if self.evaluation:
+            await self.evaluation.cancel()
+        for sink in self.sinks:
+            sink.close()
+        self.learner.close()
+        if self.engine is not None:
+            await self.engine.close()
+
+    async def _learn(self, batch: TrainBatch) -> Metrics:
+        try:
+            return await self.learner.step(batch)
+        except DivergedError as error:
+            kept = write_batch(self.run.path / f"diverged-batch-{batch.number:06d}.npz", batch)
+            await self.learner.checkpoint()
+            raise DivergedError(f"{error}: {kept}, for the policy of the newest checkpoint") from None
+
+    async def _publish(self, version: int) -> None:
+        if self.engine is None:
+            return  # nobody samples from the policy
+        if self.evaluation:
+            await self.evaluation.settled()
+        with TemporaryDirectory(dir=self.run.path, prefix=".policy-") as directory:
+            weights = Path(directory) / "policy.safetensors"
+            await self.learner.save_merged(weights)
+            await self.engine.publish(version, weights)
+
+    async def _after_step(self, version: int, metrics: Metrics) -> bool:
+        config = self.run.config
+        if self.engine is not None:
+            metrics["engine_peak_mib"] = self.engine.peak_memory_mib()
+        metrics |= self.grader.take_counts()
+        for sink in self.sinks[:2]:
+            sink.write(version, metrics)
+        self.on_step(version, metrics)
+        if self.stop.requested or version == config.steps or version % config.checkpoint_every == 0:
+            await self.learner.checkpoint()
+        if self.evaluation:
+            await self.evaluation.start(version)
+        return not self.stop.requested
+
+    def _periodic(self, held_out: HeldOut) -> PeriodicEvaluation:
+        config, engine = self.run.config, self.engine
+        assert engine is not None, "held-out problems were prepared for a method without an engine"
+        self.sinks.append(JsonLinesSink(self.run.evaluations, self.learner.version))
+        longest = max(len(question.prompt_ids) for question in held_out.questions)
+
+        async def score() -> Scores:
+            with self.meter.because(Idle.EVALUATING):
+                async with open_grader(held_out.problem_set.family, config.grading) as grader:
+                    return await evaluate(
+                        held_out.questions,
+                        Metered(engine, self.meter),
+                        grader,
+                        held_out.problem_set.answer,
+                        max_new_tokens=config.rollout.max_sequence_tokens - longest,
+                        samples=0,
+                        seed=config.seed,
+                    )
+
+        return PeriodicEvaluation(
+            score, self.learner.save_adapter, self.sinks[1:], self.run.best, config.evaluation.every, config.steps
+        )
+
+
+async def run_training(
+    run: RunDirectory,
+    student: str,
+    tokenizer: ModelTokenizer,
+    parts: Recipe,
+    held_out: HeldOut | None,
+    notify: Notify,
+    on_step: Callable[[int, Metrics], None],
+    grader: Grader,
+) -> None:
+    """Load the student, start its engine if the method needs one, and train from the newest checkpoint to the end.
+
+    Raises:
+        InputError: the student cannot be loaded or served.
+        EngineError: the engine failed; the newest checkpoint is whole.
+    """
+    from treeopo.learner.thread import LearnerThread
+
+    config = run.config
+    notify("loading the student")
+    learner = await LearnerThread.start(
+        student,
+        config.learner,
+        partial(objectives, config),
+        Checkpoints(run.checkpoints, config.checkpoints_kept),
+        steps=config.steps,
+        temperature=config.rollout.temperature,
+        seed=config.seed,
+    )
+    engine: VllmEngine | None = None
+    if Need.ENGINE in find_method(config.method).needs:
+        notify("starting the student's engine")
+        engine = VllmEngine.start(student, replace(config.engine, max_model_tokens=config.rollout.max_sequence_tokens))
+    training = Training(run, tokenizer, learner, engine, on_step, EngineMeter(config.engine.max_concurrent), grader)
+    try:
+        await training.to_the_end(parts, held_out)
+    finally:
+        await training.close()
