@@ -28,6 +28,13 @@ def test_wilson_agrees_with_scipy(successes: int, count: int) -> None:
     assert ours.estimate == successes / count
 
 
+@pytest.mark.parametrize("count", range(1, 40))
+def test_an_interval_holds_its_estimate_even_at_the_edges(count: int) -> None:
+    for outcome in (0.0, 1.0):
+        interval = wilson_interval(np.full(count, outcome))
+        assert 0 <= interval.low <= interval.estimate <= interval.high <= 1
+
+
 def test_the_paired_interval_follows_newcombes_method_10() -> None:
     first, second = outcomes((1, 1, 20), (1, 0, 12), (0, 1, 2), (0, 0, 16))
     interval = paired_difference_interval(first, second)

@@ -34,7 +34,8 @@ def wilson_interval(outcomes_M: Floats, confidence: float = 0.95) -> Interval:
     z = float(ndtri(0.5 + confidence / 2))
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return Interval(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)))
+    # At shares of 0 and 1 an end is the share itself, but for a rounding error that would put it on the wrong side.
+    return Interval(share, min(share, max(0.0, float(centre - half))), max(share, min(1.0, float(centre + half))))
 
 
 def bootstrap_interval(values_M: Floats, confidence: float = 0.95, seed: int = 0) -> Interval:
