@@ -5,7 +5,7 @@ import errno
 import pytest
 from treeopo_cli import main as cli
 
-from treeopo.errors import ConfigError, EngineDeadError
+from treeopo.errors import ConfigError, DivergedError, EngineDeadError
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,7 @@ from treeopo.errors import ConfigError, EngineDeadError
     [
         (ConfigError("steps is 0;\nuse 1"), 2, "treeopo: steps is 0; use 1"),
         (EngineDeadError("the engine died"), 1, "treeopo: the engine died"),
+        (DivergedError("step 3: loss nan"), 1, "treeopo: step 3: loss nan"),
         (
             OSError(errno.ENOSPC, "No space left on device", "run/x"),
             1,
