@@ -27,8 +27,9 @@ def test_gae_is_the_textbook_loop(completions: list[list[tuple[float, float]]], 
     for row in completions:
         values = [value for _, value in row] + [0.0]
         deltas = [row[t][0] + discount * values[t + 1] - values[t] for t in range(len(row))]
-        for t in range(len(row)):
-            expected.append(sum((discount * decay) ** (s - t) * deltas[s] for s in range(t, len(row))))
+        expected += [
+            sum((discount * decay) ** (s - t) * deltas[s] for s in range(t, len(row))) for t in range(len(row))
+        ]
     np.testing.assert_allclose(generalized_advantages(reward, value, end, discount, decay), expected, atol=1e-9)
 
 

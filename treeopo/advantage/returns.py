@@ -1,7 +1,7 @@
 """What per-token rewards add up to: rewards-to-go, their leave-one-out baseline, and GAE (SPEC §7).
 
 Shapes: the C tokens of B completions lie one after the other; completion b ends before token `end_B[b]`. A completion
-that has ended earns nothing more, whether it said so or ran out of room: the return is that of the run's finite horizon.
+that has ended earns nothing more, whether it said so or ran out of room: returns are those of the run's finite horizon.
 """
 
 import numpy as np
@@ -32,7 +32,8 @@ def leave_one_out(return_C: Floats, end_B: Ints) -> Floats:
     is_token_BT = np.arange(padded_BT.shape[1]) < lengths_B[:, None]
     padded_BT[is_token_BT] = return_C
     others_BT = (padded_BT.sum(axis=0) - padded_BT) / (len(lengths_B) - 1)
-    return others_BT[is_token_BT]
+    others_C: Floats = others_BT[is_token_BT]
+    return others_C
 
 
 def generalized_advantages(reward_C: Floats, value_C: Floats, end_B: Ints, discount: float, decay: float) -> Floats:

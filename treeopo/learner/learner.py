@@ -2,26 +2,23 @@
 
 import math
 import resource
-from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_model, save_model
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_cosine_schedule_with_warmup
 
 from treeopo.errors import DivergedError
+from treeopo.learner.descent import Descent
 from treeopo.learner.logprobs import token_logprobs
 from treeopo.learner.microbatch import MicroBatch, micro_batches
-from treeopo.learner.objectives import Forward, Objective
+from treeopo.learner.objectives import Forward, Objective, Separate, Terms
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings
-from treeopo.records import TrainBatch
+from treeopo.records import TrainBatch, TrainSequence
 
 OPTIMIZER_FILE = "optimizer.pt"
 
@@ -29,13 +26,14 @@ OPTIMIZER_FILE = "optimizer.pt"
 class Learner:
     """Owns the policy, its optimiser and `version`, the number of batches seen; batch b is learned at version b.
 
-    The loss is the sum of its `objectives`. Not thread-safe: the pipeline calls it from one thread at a time.
+    The loss is the sum of its `objectives`; a `Separate` one is descended by itself. Not thread-safe: the pipeline
+    calls it from one thread at a time.
     """
 
     def __init__(
         self,
         policy: LoraPolicy,
-        objectives: Sequence[Objective],
+        objectives: Terms,
         settings: LearnerSettings,
         *,
         steps: int,
@@ -44,15 +42,19 @@ class Learner:
         self.policy = policy
         self.version = 0
         self._nonfinite = NonFinite()
-        self._objectives = objectives
         self._settings = settings
         self._temperature = temperature
-        optimizer = settings.optimizer
-        self._optimizer = AdamW(policy.trainable, lr=optimizer.learning_rate, weight_decay=optimizer.weight_decay)
-        self._schedule: LambdaLR = get_cosine_schedule_with_warmup(self._optimizer, optimizer.warmup_steps, steps)
+        self._optimizer = Descent(policy.trainable, settings.optimizer, steps)
+        self._summed = [term for term in objectives if not isinstance(term, Separate)]
+        self._separate = {
+            term.name: (term, Descent(term.parameters, term.optimizer, steps))
+            for term in objectives
+            if isinstance(term, Separate)
+        }
+        self._objectives: list[Objective] = [*self._summed, *(term.objective for term, _ in self._separate.values())]
 
     def step(self, batch: TrainBatch) -> dict[str, float]:
-        """Learn from `batch`; returns this step's metrics. Samples without advantage are not run through the model.
+        """Learn from `batch`; returns this step's metrics. Sequences that no term wants are not run through the model.
 
         A loss or gradient that is not finite changes nothing but `version`: adapter, optimiser and schedule stay.
 
@@ -60,31 +62,52 @@ class Learner:
             DivergedError: that happened `max_nonfinite_steps` times in a row; the version stays at this batch's.
         """
         assert batch.number == self.version, f"batch {batch.number} reached a learner at version {self.version}"
-        sequences = [row for row in batch.sequences if row.completion_length and row.advantages.any()]
+        sequences = [row for row in batch.sequences if row.completion_length and self._is_wanted(row)]
         for objective in self._objectives:
             objective.begin(batch)
-        loss_sum, padded_tokens = 0.0, 0
+        losses, padded_tokens = dict.fromkeys(["", *self._separate], 0.0), 0
         self.policy.model.train()
         for micro in micro_batches(sequences, self._settings.microbatch_tokens, self.policy.device):
             forward = self._forward(micro)
-            loss = torch.stack([objective.loss(micro, forward) for objective in self._objectives]).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            loss_sum += loss.item()
+            self._backward(micro, forward, losses)
             padded_tokens += micro.input_ids_BT.numel()
-        learning_rate = float(self._schedule.get_last_lr()[0])
+        learning_rates = {name: descent.learning_rate for name, descent in self._descents.items()}
+        norms = self._update(losses)
         metrics = {
-            "loss": loss_sum,
-            "grad_norm": self._update(loss_sum),
             "nonfinite_steps": float(self._nonfinite.steps),
             "train_tokens": float(sum(len(row.token_ids) for row in sequences)),
             "padded_tokens": float(padded_tokens),
-            "learning_rate": learning_rate,
             "learner_peak_mib": _peak_mib(self.policy.device),
         }
+        for name in losses:
+            prefix = f"{name}_" if name else ""
+            metrics[f"{prefix}loss"] = losses[name]
+            metrics[f"{prefix}grad_norm"] = norms[name]
+            metrics[f"{prefix}learning_rate"] = learning_rates[name]
         for objective in self._objectives:
             metrics |= objective.metrics()
         self.version += 1
         return metrics
+
+    @property
+    def _descents(self) -> dict[str, Descent]:
+        """Every optimiser by the name of its term; the policy's has none."""
+        return {"": self._optimizer} | {name: descent for name, (_, descent) in self._separate.items()}
+
+    def _is_wanted(self, sequence: TrainSequence) -> bool:
+        return any(objective.wants(sequence) for objective in self._objectives)
+
+    def _backward(self, micro: MicroBatch, forward: Forward, losses: dict[str, float]) -> None:
+        """Add each optimiser's gradient of this micro-batch, and its loss to `losses`."""
+        summed = [loss for term in self._summed if (loss := term.loss(micro, forward)) is not None]
+        found = {"": torch.stack(summed).sum()} if summed else {}
+        for name, (term, _) in self._separate.items():
+            loss = term.objective.loss(micro, forward)
+            if loss is not None:
+                found[name] = loss
+        for left, (name, loss) in zip(reversed(range(len(found))), found.items(), strict=True):
+            self._descents[name].backward(loss, keep_graph=left > 0)
+            losses[name] += loss.item()
 
     def _forward(self, micro: MicroBatch) -> Forward:
         current_C = None
@@ -102,38 +125,48 @@ class Learner:
     def _logprobs(self, micro: MicroBatch, hidden_CH: Tensor) -> Tensor:
         return token_logprobs(hidden_CH, self.policy.head, micro.target_C, self._temperature)
 
-    def _update(self, loss: float) -> float:
-        """Step the optimiser and the schedule unless that would spoil them; the gradient's norm before clipping."""
-        norm = float(clip_grad_norm_(self.policy.trainable, self._settings.optimizer.max_grad_norm))
-        if self._nonfinite.ok(loss, norm):
-            self._optimizer.step()
-            self._schedule.step()
-        self._optimizer.zero_grad(set_to_none=True)
+    def _update(self, losses: dict[str, float]) -> dict[str, float]:
+        """Step every optimiser and schedule unless that would spoil them; the gradients' norms before clipping."""
+        norms = {name: descent.clip() for name, descent in self._descents.items()}
+        loss, norm = sum(losses.values()), sum(norms.values())
+        finite = self._nonfinite.ok(loss, norm)
+        for descent in self._descents.values():
+            if finite:
+                descent.update()
+            descent.forget()
         if self._nonfinite.in_a_row >= self._settings.max_nonfinite_steps:
             raise DivergedError(
                 f"step {self.version}: loss {loss}, gradient norm {norm}, not finite for {self._nonfinite.in_a_row} "
                 "steps in a row; lower learner.optimizer.learning_rate, or look for what is wrong in the batch"
             )
-        return norm
+        return norms
+
+    @property
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        """Weights that are not the policy's, by the name of their term."""
+        return {name: term.module for name, (term, _) in self._separate.items() if term.module is not None}
 
     def save_state(self, directory: Path) -> None:
         """Write the adapter, the optimiser, the schedule and the random state into an existing directory."""
         self.policy.save_adapter(directory / "adapter")
         state = {
             "version": self.version,
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
+            "optimizers": {name: descent.checkpoint() for name, descent in self._descents.items()},
             "nonfinite": (self._nonfinite.steps, self._nonfinite.in_a_row),
             "torch_rng": torch.get_rng_state(),
         }
         torch.save(state, directory / OPTIMIZER_FILE)
+        for name, module in self._modules.items():
+            save_model(module, str(directory / f"{name}.safetensors"))
 
     def load_state(self, directory: Path) -> None:
         """Continue from what `save_state` wrote; the policy must have been loaded with that directory's adapter."""
         state: dict[str, Any] = torch.load(directory / OPTIMIZER_FILE, weights_only=True)
         self.version = state["version"]
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+        for name, descent in self._descents.items():
+            descent.restore(state["optimizers"][name])
+        for name, module in self._modules.items():
+            load_model(module, str(directory / f"{name}.safetensors"))
         self._nonfinite = NonFinite(*state["nonfinite"])
         torch.set_rng_state(state["torch_rng"])
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -12,7 +12,7 @@ import torch
 
 from treeopo.learner.checkpoints import Checkpoints
 from treeopo.learner.learner import Learner
-from treeopo.learner.objectives import Objective
+from treeopo.learner.objectives import Terms
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings
 from treeopo.records import TrainBatch
@@ -34,7 +34,7 @@ class LearnerThread:
         cls,
         model: str,
         settings: LearnerSettings,
-        objectives: Callable[[LoraPolicy], Sequence[Objective]],
+        objectives: Callable[[LoraPolicy], Terms],
         checkpoints: Checkpoints,
         *,
         steps: int,

@@ -1,13 +1,14 @@
 """The terms a loss is made of, one small file each; the learner knows nothing of them but this protocol."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
 
 from treeopo.learner.microbatch import MicroBatch
-from treeopo.records import TrainBatch
+from treeopo.learner.settings import OptimizerSettings
+from treeopo.records import TrainBatch, TrainSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,32 @@ class Objective(Protocol):
 
     def begin(self, batch: TrainBatch) -> None: ...
 
-    def loss(self, micro: MicroBatch, forward: Forward) -> Tensor: ...
+    def wants(self, sequence: TrainSequence) -> bool:
+        """Whether it has anything to learn from `sequence`; what no term wants is not run through the model."""
+        ...
+
+    def loss(self, micro: MicroBatch, forward: Forward) -> Tensor | None:
+        """Its share of the batch's loss; None if this step is not for it."""
+        ...
 
     def metrics(self) -> Mapping[str, float]:
         """Of the batch begun last; read once, after its last micro-batch."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Separate:
+    """A term with an optimiser of its own, stepped on that term alone after the policy's.
+
+    `parameters` may be the adapter's too. `module`: weights that are not the policy's, kept in the checkpoint.
+    """
+
+    name: str
+    objective: Objective
+    optimizer: OptimizerSettings
+    parameters: Sequence[nn.Parameter]
+    module: nn.Module | None = None
+
+
+Terms = Sequence[Objective | Separate]
+"""A method's loss: terms without an optimiser of their own are summed and stepped at the policy's rate."""

@@ -9,7 +9,7 @@ from treeopo.learner.objectives import Forward
 from treeopo.learner.objectives.corrections import Weights, by_sequence, correct
 from treeopo.learner.objectives.mismatch import Mismatch
 from treeopo.learner.settings import Aggregation, LearnerSettings
-from treeopo.records import TrainBatch
+from treeopo.records import TrainBatch, TrainSequence
 
 
 class PolicyGradient:
@@ -23,6 +23,9 @@ class PolicyGradient:
     def begin(self, batch: TrainBatch) -> None:
         self._total = total(batch, self._settings)
         self._mismatch = Mismatch()
+
+    def wants(self, sequence: TrainSequence) -> bool:
+        return bool(sequence.advantages.any())
 
     def loss(self, micro: MicroBatch, forward: Forward) -> Tensor:
         settings = self._settings
