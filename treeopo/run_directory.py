@@ -4,6 +4,7 @@ RUN/config.json            the resolved settings and the versions of what they r
 RUN/metrics.jsonl          one line a step;  RUN/tensorboard/ the same
 RUN/evaluations.jsonl      one line an evaluation beside training
 RUN/best/                  the adapter that did best in them, with its figures
+RUN/timeline.json          what learner, batches and engine did when, for https://ui.perfetto.dev
 RUN/checkpoints/step-N/    adapter, optimiser, schedule and random state; whole or absent
 RUN/diverged-batch-N.npz   the batch that ended a run whose losses were not finite
 RUN/adapter/               the trained adapter in PEFT's format with its tokenizer, once the run is complete
@@ -91,6 +92,10 @@ class RunDirectory:
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+    @property
+    def timeline(self) -> Path:
+        return self.path / "timeline.json"
 
     @property
     def checkpoints(self) -> Path:

@@ -31,6 +31,7 @@ from treeopo.rollout.meter import EngineMeter, Idle, Metered
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
 from treeopo.run_directory import RunDirectory
 from treeopo.signals import StopRequest
+from treeopo.timeline import Timeline
 
 if TYPE_CHECKING:
     from treeopo.learner.thread import LearnerThread
@@ -57,6 +58,7 @@ class Training:
     engine: VllmEngine | None
     on_step: Callable[[int, Metrics], None]
     meter: EngineMeter
+    timeline: Timeline
     grader: Grader
     stop: StopRequest = field(default_factory=StopRequest)
     sinks: list[MetricSink] = field(default_factory=list)
@@ -76,7 +78,8 @@ class Training:
                 await self._publish(first)
             if self.evaluation and first not in {row["step"] for row in read_metrics(self.run.evaluations)}:
                 await self.evaluation.start(first)
-            await Pipeline(stages, config.rollout.max_staleness, self.meter).run(first, config.steps, self._after_step)
+            pipeline = Pipeline(stages, config.rollout.max_staleness, self.meter, self.timeline)
+            await pipeline.run(first, config.steps, self._after_step)
             if self.evaluation:
                 await self.evaluation.settled()
             if self.learner.version == config.steps:
@@ -87,6 +90,7 @@ class Training:
             await self.evaluation.cancel()
         for sink in self.sinks:
             sink.close()
+        self.timeline.close()
         self.learner.close()
         if self.engine is not None:
             await self.engine.close()
@@ -118,7 +122,8 @@ class Training:
             sink.write(version, metrics)
         self.on_step(version, metrics)
         if self.stop.requested or version == config.steps or version % config.checkpoint_every == 0:
-            await self.learner.checkpoint()
+            with self.timeline.span("learner", "checkpoint", version=version):
+                await self.learner.checkpoint()
         if self.evaluation:
             await self.evaluation.start(version)
         return not self.stop.requested
@@ -130,7 +135,7 @@ class Training:
         longest = max(len(question.prompt_ids) for question in held_out.questions)
 
         async def score() -> Scores:
-            with self.meter.because(Idle.EVALUATING):
+            with self.meter.because(Idle.EVALUATING), self.timeline.span("evaluation", "held-out problems"):
                 async with open_grader(held_out.problem_set.family, config.grading) as grader:
                     return await evaluate(
                         held_out.questions,
@@ -180,7 +185,9 @@ async def run_training(
     if Need.ENGINE in find_method(config.method).needs:
         notify("starting the student's engine")
         engine = VllmEngine.start(student, replace(config.engine, max_model_tokens=config.rollout.max_sequence_tokens))
-    training = Training(run, tokenizer, learner, engine, on_step, EngineMeter(config.engine.max_concurrent), grader)
+    timeline = Timeline.open(run.timeline, f"from step {learner.version}")
+    meter = EngineMeter(config.engine.max_concurrent if engine else 0, timeline)
+    training = Training(run, tokenizer, learner, engine, on_step, meter, timeline, grader)
     try:
         await training.to_the_end(parts, held_out)
     finally:

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from treeopo.ports import Generate
 from treeopo.records import Completion, Request
+from treeopo.timeline import Timeline
 
 
 class Idle(StrEnum):
@@ -26,13 +27,15 @@ class Idle(StrEnum):
 class EngineMeter:
     """Integrates requests in flight over the event loop's time. Make it in a running loop.
 
-    slots: requests that the engine works on at once. version: the newest policy version known to serve.
+    slots: requests that the engine works on at once; 0 where a run has no engine, and then nothing is reported.
+    version: the newest policy version known to serve. `timeline` gets the requests in flight as a counter.
     """
 
-    def __init__(self, slots: int = 1) -> None:
+    def __init__(self, slots: int = 0, timeline: Timeline | None = None) -> None:
         self.version = 0
         self.in_flight = 0
         self._slots = slots
+        self._timeline = timeline or Timeline()
         self._clock = asyncio.get_running_loop().time
         self._active = dict.fromkeys(Idle, 0)
         self._why = Idle.STARVED
@@ -59,13 +62,11 @@ class EngineMeter:
     @contextmanager
     def request(self) -> Iterator[None]:
         """One request is in flight inside the `with` block."""
-        self._settle()
-        self.in_flight += 1
+        self._change(+1)
         try:
             yield
         finally:
-            self._settle()
-            self.in_flight -= 1
+            self._change(-1)
 
     def count_tokens(self, tokens: int) -> None:
         self._tokens += tokens
@@ -76,6 +77,8 @@ class EngineMeter:
         engine_seconds_REASON: seconds with a free slot, by reason. engine_occupancy: mean share of the slots in use.
         rollout_tokens_per_second: completion tokens of the requests that ended, per second of the whole time.
         """
+        if not self._slots:
+            return {}
         self._settle()
         seconds = self._settled - self._since
         taken = {f"engine_seconds_{reason}": idle for reason, idle in self._idle_seconds.items()}
@@ -86,6 +89,11 @@ class EngineMeter:
         self._busy_slot_seconds = 0.0
         self._tokens = 0
         return taken
+
+    def _change(self, requests: int) -> None:
+        self._settle()
+        self.in_flight += requests
+        self._timeline.count("requests in flight", self.in_flight)
 
     def _settle(self) -> None:
         """Account for the time since the last change."""

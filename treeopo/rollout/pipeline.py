@@ -30,11 +30,15 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from treeopo.records import TrainBatch
 from treeopo.rollout.meter import EngineMeter, Idle
+from treeopo.timeline import Timeline
 
 Metrics = dict[str, float]
+_Rollout = tuple[TrainBatch, Metrics, float]
+"""A finished batch, its metrics so far, and when it was finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +56,20 @@ class Pipeline:
     """Runs batches `first` to `last` (exclusive) through the stages. Make it in a running event loop.
 
     `meter` is told which version serves and why the engine may have free slots; the requests it counts are those of the
-    stages that `make_batch` was made of.
+    stages that `make_batch` was made of. `timeline` gets a track for the learner, and one for each batch in memory.
     """
 
-    def __init__(self, stages: Stages, max_staleness: int, meter: EngineMeter | None = None) -> None:
+    def __init__(
+        self,
+        stages: Stages,
+        max_staleness: int,
+        meter: EngineMeter | None = None,
+        timeline: Timeline | None = None,
+    ) -> None:
         self._stages = stages
         self._max_staleness = max_staleness
         self._meter = meter or EngineMeter()
+        self._timeline = timeline or Timeline()
         self._clock = asyncio.get_running_loop().time
 
     async def run(self, first: int, last: int, on_step: Callable[[int, Metrics], Awaitable[bool]]) -> None:
@@ -66,7 +77,7 @@ class Pipeline:
 
         `on_step(v, metrics)` is awaited once version v serves; the run ends there, between two steps, if it says False.
         """
-        started: deque[asyncio.Task[tuple[TrainBatch, Metrics]]] = deque()
+        started: deque[asyncio.Task[_Rollout]] = deque()
         next_batch = first
 
         def serve(version: int) -> None:
@@ -99,24 +110,30 @@ class Pipeline:
             if first < next_batch == last:
                 self._meter.mark(Idle.DRAINING, -1)
 
-    async def _step(self, rollout: "asyncio.Task[tuple[TrainBatch, Metrics]]") -> Metrics:
+    async def _step(self, rollout: asyncio.Task[_Rollout]) -> Metrics:
         """Await one batch, learn from it, publish what was learned."""
-        waiting = self._clock()
-        batch, metrics = await rollout
-        learning = self._clock()
-        metrics |= await self._stages.learn(batch)
-        publishing = self._clock()
-        with self._meter.because(Idle.PUBLISHING):
-            await self._stages.publish(batch.number + 1)
-        metrics["seconds_waiting"] = learning - waiting
-        metrics["seconds_learning"] = publishing - learning
-        metrics["seconds_publishing"] = self._clock() - publishing
+        span = partial(self._timeline.span, "learner")
+        with span("wait") as waiting:
+            batch, metrics, finished = await rollout
+        number = batch.number
+        self._timeline.add(self._track(number), f"batch {number} in queue", finished, self._clock(), batch=number)
+        with span(f"learn {number}", batch=number) as learning:
+            metrics |= await self._stages.learn(batch)
+        with span(f"publish {number + 1}", version=number + 1) as publishing, self._meter.because(Idle.PUBLISHING):
+            await self._stages.publish(number + 1)
+        metrics["seconds_waiting"] = waiting.seconds
+        metrics["seconds_learning"] = learning.seconds
+        metrics["seconds_publishing"] = publishing.seconds
         return metrics
 
-    async def _batch(self, number: int) -> tuple[TrainBatch, Metrics]:
-        began = self._clock()
-        batch = await self._stages.make_batch(number)
-        return batch, {**batch.metrics, "seconds_rollout": self._clock() - began}
+    async def _batch(self, number: int) -> _Rollout:
+        with self._timeline.span(self._track(number), f"batch {number}", batch=number) as making:
+            batch = await self._stages.make_batch(number)
+        return batch, {**batch.metrics, "seconds_rollout": making.seconds}, making.began + making.seconds
+
+    def _track(self, number: int) -> str:
+        """Batches b and b + eta + 1 are never in memory together, so they share a track."""
+        return f"batches {number % (self._max_staleness + 1)}"
 
 
 def _rates(metrics: Metrics, seconds: float) -> Metrics:
