@@ -14,12 +14,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from treeopo.advantage.settings import AdvantageSettings
 from treeopo.engines.in_process import EngineOptions
-from treeopo.errors import ConfigError
+from treeopo.errors import ConfigError, require
 from treeopo.evaluation.periodic import PeriodicSettings
-from treeopo.learner.settings import LearnerSettings
-from treeopo.methods import find_method, plan_groups
+from treeopo.learner.settings import DirectValueSettings, LearnerSettings
+from treeopo.methods import Batches, Need, Term, find_method, plan_groups
 from treeopo.problems.prompting import PromptSettings
 from treeopo.problems.settings import GradingSettings
+from treeopo.problems.solutions import SolutionSettings
 from treeopo.rollout.settings import RolloutSettings
 from treeopo.search.settings import SearchSettings
 
@@ -51,7 +52,7 @@ Grading = Annotated[GradingSettings, _known_keys(GradingSettings)]
 
 
 class TrainConfig(Section):
-    store: Path
+    store: Path | None = None  # None: trees.zarr, or none at all where solutions.problems is given
     output: Path
     student: str | None = None  # None: the embedded default
     retokenize: bool = False  # copy the store under the student's tokenizer where it is another than the teacher's
@@ -65,13 +66,39 @@ class TrainConfig(Section):
     learner: Annotated[LearnerSettings, _known_keys(LearnerSettings)] = LearnerSettings()
     grading: Grading = GradingSettings()
     evaluation: Annotated[PeriodicSettings, _known_keys(PeriodicSettings)] = PeriodicSettings()
+    solutions: Annotated[SolutionSettings, _known_keys(SolutionSettings)] = SolutionSettings()
+    dvo: Annotated[DirectValueSettings, _known_keys(DirectValueSettings)] = DirectValueSettings()
     engine: Engine = EngineOptions()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _store_or_problems(cls, values: Any) -> Any:
+        solutions = values.get("solutions") or {}
+        problems = solutions.get("problems") if isinstance(solutions, Mapping) else None
+        return values if values.get("store") or problems else {**values, "store": "trees.zarr"}
 
     @model_validator(mode="after")
     def _method_can_use_it(self) -> Self:
+        """Settings that the method would ignore are refused, so that nobody believes in them."""
         method = find_method(self.method)
         if method.start is not None or self.advantage != AdvantageSettings():
             plan_groups(method, self.advantage)
+        require(
+            Need.ENGINE in method.needs or self.rollout.temperature == 1,
+            f"rollout.temperature is {self.rollout.temperature}; method {method.name} samples nothing, leave it at 1",
+        )
+        require(
+            self.dvo == DirectValueSettings() or Term.DIRECT_VALUE in method.terms,
+            f"dvo.beta belongs to method dvo; method {method.name} has no use for it",
+        )
+        require(
+            self.solutions.problems is None or method.batches is Batches.SOLUTIONS,
+            f"solutions.problems belongs to method sft; method {method.name} learns from a store",
+        )
+        require(
+            (self.store is None) == (self.solutions.problems is not None),
+            "give a store or solutions.problems to learn from, one of the two",
+        )
         return self
 
 

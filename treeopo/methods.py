@@ -18,19 +18,24 @@ class Batches(StrEnum):
     """How a batch is made."""
 
     ROLLOUTS = "rollouts"  # groups of prefixes, completed by the student's engine and graded
+    REPLAY = "replay"  # groups of prefixes, completed by what the teacher said there
+    SOLUTIONS = "solutions"  # solved traces of a store, or a problem set's own solutions
+    VALUED_STEPS = "valued-steps"  # traces of a store with the search's value of every step
 
 
 class Term(StrEnum):
     """A term of the loss; `treeopo.learner.objectives` has a file for each."""
 
     POLICY_GRADIENT = "policy-gradient"
+    CROSS_ENTROPY = "cross-entropy"
+    DIRECT_VALUE = "direct-value"
 
 
 class Need(StrEnum):
     """What a method cannot start without, beside a student and its data."""
 
     ENGINE = "engine"  # vLLM, to sample from the student
-    STATISTICS = "statistics"  # of the store: the teacher's values or log-probabilities
+    STATISTICS = "search statistics"  # the store's values, or its teacher's log-probabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,31 @@ _ROWS = (
         terms=(Term.POLICY_GRADIENT,),
         needs=frozenset({Need.ENGINE}),
         start=Start.ROOT,
+    ),
+    Method(
+        name="tree-opo-replay",
+        summary="tree-opo on the teacher's own completions, weighted by student over teacher probability",
+        source="Tree-OPO §3.1, teacher importance weights",
+        batches=Batches.REPLAY,
+        terms=(Term.POLICY_GRADIENT,),
+        needs=frozenset({Need.STATISTICS}),
+        start=Start.PREFIX,
+    ),
+    Method(
+        name="sft",
+        summary="cross-entropy on a store's solved traces, or on a problem set's own solutions",
+        source="first stage of mcts-reinforce, Tree-OPO Table 2",
+        batches=Batches.SOLUTIONS,
+        terms=(Term.CROSS_ENTROPY,),
+        needs=frozenset(),
+    ),
+    Method(
+        name="dvo",
+        summary="log-ratio to the base model over a step regresses on the step's gain in search value",
+        source="value-guided alignment (second paper)",
+        batches=Batches.VALUED_STEPS,
+        terms=(Term.DIRECT_VALUE,),
+        needs=frozenset({Need.STATISTICS}),
     ),
 )
 

@@ -5,18 +5,25 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 from treeopo_storage import TreeStore
 
 from treeopo.config import TrainConfig
-from treeopo.errors import RunError
+from treeopo.engines.tokenizer import ModelTokenizer
+from treeopo.errors import ProblemError, RunError
 from treeopo.methods import Batches, Term, find_method, plan_groups
 from treeopo.ports import Generate, Grade
 from treeopo.problems.settings import GRADER_KEY, Family
+from treeopo.problems.solutions import worked_solutions
 from treeopo.records import Completion, DrawnGroup, Problem, TrainBatch
 from treeopo.rollout.batches import assemble
 from treeopo.rollout.meter import EngineMeter
+from treeopo.rollout.replay import Replay
 from treeopo.rollout.rollouts import Rollouts
 from treeopo.rollout.sampler import GroupSampler
+from treeopo.rollout.solutions import Solution, Solutions, SolvedTraces
+from treeopo.rollout.traces import Traces
+from treeopo.rollout.valued_steps import ValuedSteps
 
 if TYPE_CHECKING:
     from treeopo.learner.objectives import Objective
@@ -45,15 +52,23 @@ class Recipe:
     bind: Callable[[Running], MakeBatch]
 
 
-def recipe(config: TrainConfig, store: TreeStore) -> Recipe:
-    """How the batches of `config.method` are made.
+def recipe(config: TrainConfig, store: TreeStore | None, tokenizer: ModelTokenizer) -> Recipe:
+    """How the batches of `config.method` are made; `store` is None where `solutions.problems` is learned from.
 
     Raises:
-        InputError: the store lacks what the method needs.
+        InputError: the store or the problem set lacks what the method needs.
     """
+    if store is None:
+        return _own_solutions(config, tokenizer)
     match find_method(config.method).batches:
         case Batches.ROLLOUTS:
             return _rollouts(config, store)
+        case Batches.REPLAY:
+            return _replay(config, store)
+        case Batches.SOLUTIONS:
+            return _solved_traces(config, store, tokenizer)
+        case Batches.VALUED_STEPS:
+            return _valued_steps(config, store)
 
 
 def objectives(config: TrainConfig, policy: "LoraPolicy") -> list["Objective"]:
@@ -67,6 +82,14 @@ def _term(term: Term, config: TrainConfig, policy: "LoraPolicy") -> "Objective":
             from treeopo.learner.objectives.policy_gradient import PolicyGradient
 
             return PolicyGradient(config.learner)
+        case Term.CROSS_ENTROPY:
+            from treeopo.learner.objectives.cross_entropy import CrossEntropy
+
+            return CrossEntropy()
+        case Term.DIRECT_VALUE:
+            from treeopo.learner.objectives.direct_value import DirectValue
+
+            return DirectValue(config.dvo.beta)
 
 
 def _rollouts(config: TrainConfig, store: TreeStore) -> Recipe:
@@ -81,13 +104,54 @@ def _rollouts(config: TrainConfig, store: TreeStore) -> Recipe:
     return Recipe(f"{sampler.usable_count:,} prefixes to start from, {sampler.too_long:,} too long", bind)
 
 
-def family(config: TrainConfig, store: TreeStore) -> Family:
+def _replay(config: TrainConfig, store: TreeStore) -> Recipe:
+    start, advantage = plan_groups(find_method(config.method), config.advantage)
+    replay = Replay(store, partial(assemble, settings=advantage), config.rollout, config.seed, start)
+    left_out = replay.found.unknown + replay.found.too_long
+    material = (
+        f"{replay.sampler.usable_count:,} prefixes with {replay.found.count:,} continuations of the teacher's, "
+        f"{left_out:,} left out ({replay.found.unknown:,} without log-probabilities)"
+    )
+    return Recipe(material, lambda running: replay.batch)
+
+
+def _solved_traces(config: TrainConfig, store: TreeStore, tokenizer: ModelTokenizer) -> Recipe:
+    traces = Traces(store, config.rollout, solved_only=True)
+    solutions = Solutions(SolvedTraces(traces, tokenizer.eos_token_id), config.rollout, config.seed)
+    return Recipe(f"{len(traces):,} solved traces, {traces.too_long:,} too long", lambda running: solutions.batch)
+
+
+def _own_solutions(config: TrainConfig, tokenizer: ModelTokenizer) -> Recipe:
+    pairs = worked_solutions(config.solutions, tokenizer)
+    rows = [
+        Solution(np.array(prompt, np.int32), np.array(solution, np.int32))
+        for prompt, solution in pairs
+        if config.rollout.fits(len(prompt), len(prompt) + len(solution))
+    ]
+    if not rows:
+        name = config.solutions.problems
+        raise ProblemError(f"{name}: no solution fits; raise rollout.max_prompt_tokens and rollout.max_sequence_tokens")
+    batch = Solutions(rows, config.rollout, config.seed).batch
+    return Recipe(f"{len(rows):,} worked solutions, {len(pairs) - len(rows):,} too long", lambda running: batch)
+
+
+def _valued_steps(config: TrainConfig, store: TreeStore) -> Recipe:
+    traces = Traces(store, config.rollout, solved_only=False)
+
+    def bind(running: Running) -> MakeBatch:
+        return ValuedSteps(traces, running.learner.reference_logprobs, config.rollout, config.seed).batch
+
+    return Recipe(f"{len(traces):,} traces, {traces.too_long:,} too long", bind)
+
+
+def family(config: TrainConfig, store: TreeStore | None) -> Family:
     """How answers to the store's problems are graded: as set, as the store says, or (imported trees) as numbers.
 
     Raises:
         RunError: the store names a grader that is not known here.
     """
-    name = config.grading.family or store.meta.search.get(GRADER_KEY, Family.NUMBER)
+    stored = store.meta.search.get(GRADER_KEY) if store is not None else None
+    name = config.grading.family or stored or Family.NUMBER
     if name not in list(Family):
         raise RunError(f"the store names an unknown grader {name!r}; set grading.family to one of {', '.join(Family)}")
     return Family(str(name))

@@ -21,6 +21,16 @@ class FinishReason(StrEnum):
     LENGTH = "length"
 
 
+class Column(StrEnum):
+    """Names of `TrainSequence.extras`. STEP_START: 1 at the first token of a step, 0 elsewhere. GAIN: V(s') - V(s) of
+    the step the token belongs to. REFERENCE: its log-probability under the base model without its adapter.
+    """
+
+    STEP_START = "step_start"
+    GAIN = "gain"
+    REFERENCE = "reference_logprob"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A question with its gold answer; `solution` is the worked solution where the set has one."""

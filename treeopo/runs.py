@@ -157,14 +157,13 @@ def train(run: RunDirectory, notify: Notify, on_step: Callable[[int, Metrics], N
         DivergedError: losses were not finite several steps in a row; policy and batch of the last one are kept.
     """
     config = run.config
-    store: TreeStore = open_store(config.store)
-    student = config.student or str(embedded(str(store.meta.search.get("problems", ""))).student)
+    store: TreeStore | None = None if config.store is None else open_store(config.store)
+    origin = config.solutions.problems if store is None else store.meta.search.get("problems")
+    student = config.student or str(embedded(str(origin or "")).student)
     tokenizer = ModelTokenizer(student)
-    if config.retokenize and tokenizer.fingerprint != store.meta.tokenizer_fingerprint:
-        run.begin()
-        store = _retokenized(store, run.path / "retokenized.zarr", tokenizer, notify)
-    check_tokenizer(store.meta, tokenizer.fingerprint)
-    parts = recipe(config, store)
+    if store is not None:
+        store = _for_tokenizer(store, run, tokenizer, notify)
+    parts = recipe(config, store, tokenizer)
     held_out = _held_out(config, tokenizer)
     run.begin()
     if not run.is_complete:
@@ -207,6 +206,15 @@ def _held_out(config: TrainConfig, tokenizer: ModelTokenizer) -> HeldOut | None:
             f"{config.rollout.max_sequence_tokens}"
         )
     return HeldOut(problem_set, questions)
+
+
+def _for_tokenizer(store: TreeStore, run: RunDirectory, tokenizer: ModelTokenizer, notify: Notify) -> TreeStore:
+    """The store as the student reads it: itself, or where that was asked for a copy under the student's tokenizer."""
+    if run.config.retokenize and tokenizer.fingerprint != store.meta.tokenizer_fingerprint:
+        run.begin()
+        store = _retokenized(store, run.path / "retokenized.zarr", tokenizer, notify)
+    check_tokenizer(store.meta, tokenizer.fingerprint)
+    return store
 
 
 def _retokenized(store: TreeStore, path: Path, tokenizer: ModelTokenizer, notify: Notify) -> TreeStore:

@@ -115,7 +115,9 @@ class Training:
 
     async def _after_step(self, version: int, metrics: Metrics) -> bool:
         config = self.run.config
-        if self.engine is not None:
+        if self.engine is None:
+            metrics = {name: value for name, value in metrics.items() if not name.startswith(("engine_", "rollout_"))}
+        else:
             metrics["engine_peak_mib"] = self.engine.peak_memory_mib()
         metrics |= self.grader.take_counts()
         for sink in self.sinks[:2]:

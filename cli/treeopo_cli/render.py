@@ -100,7 +100,7 @@ class TrainBar(Bar):
         details = f"learner {totals['train_tokens'] / seconds:,.0f} tokens/s, loss {metrics['loss']:.4f}"
         if "reward" in metrics:
             details += f", reward {metrics['reward']:.2f}"
-        if totals["rollout_tokens"]:
+        if "rollout_tokens" in metrics:
             details += (
                 f", staleness {metrics['staleness_mean']:.2f}, rollout {totals['rollout_tokens'] / seconds:,.0f} "
                 f"tokens/s, learner waited {totals['seconds_waiting'] / seconds:.0%}, "
@@ -170,10 +170,14 @@ def methods(rows: "Iterable[Method]") -> None:
 
 
 def train_summary(run: "RunDirectory", summary: "TrainSummary") -> None:
-    engine = f", of the engine {summary.engine_peak_mib:,.0f} MiB" if summary.engine_peak_mib else ""
+    engine = (
+        f", of the engine {summary.engine_peak_mib:,.0f} MiB; staleness at most {summary.max_staleness}"
+        if summary.engine_peak_mib
+        else ""
+    )
     console.print(
         f"{summary.steps} of {run.config.steps} steps, {summary.informative_steps} with a gradient; "
-        f"{summary.material}; staleness at most {summary.max_staleness}; "
+        f"{summary.material}; "
         f"peak memory of the learner {summary.learner_peak_mib:,.0f} MiB"
         f"{engine}"
     )

@@ -9,7 +9,9 @@ from treeopo_cli.options import ConfigFile, Seed, Set
 
 
 def train(
-    store: Annotated[Path, typer.Argument(help="The tree store to train on.")] = Path("trees.zarr"),
+    store: Annotated[
+        Path | None, typer.Argument(help="The tree store to train on.  [default: trees.zarr]", show_default=False)
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory of the new run.")] = Path("runs/latest"),
     resume: Annotated[
         Path | None, typer.Option(help="Go on with this run, under its own settings.", show_default=False)
@@ -56,6 +58,7 @@ def train(
 ) -> None:
     """Train the student with LoRA: vLLM finishes prefixes from the store while the learner takes steps.
 
+    Methods that learn from the store alone (sft, dvo, tree-opo-replay) start no engine.
     Stopped by Ctrl-C or SIGTERM it leaves a checkpoint; --resume RUN goes on from the newest.
     """
     from treeopo import runs

@@ -62,3 +62,29 @@ def test_every_method_is_listed_with_what_it_needs() -> None:
     for method in METHODS.values():
         assert method.name in out
         assert all(need in out for need in method.needs)
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ({"method": "sft", "advantage.method": "loo"}, "method sft has no groups, so no advantages"),
+        ({"method": "dvo", "rollout.temperature": 0.7}, "method dvo samples nothing, leave it at 1"),
+        ({"method": "sft", "dvo.beta": 0.2}, "dvo.beta belongs to method dvo"),
+        ({"method": "dvo", "dvo.beta": 0.0}, "dvo.beta is 0.0; it must be positive"),
+        ({"method": "dvo", "solutions.problems": "staged-arithmetic"}, "solutions.problems belongs to method sft"),
+        ({"method": "sft", "solutions.problems": "staged-arithmetic"}, "give a store or solutions.problems"),
+        ({"method": "sft", "solutions.limit": 4}, "go with solutions.problems"),
+    ],
+)
+def test_a_setting_that_a_method_would_ignore_is_refused(flags: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(TrainConfig, file=None, flags={"store": "s", "output": "o", **flags})
+    assert complaint in str(error.value)
+
+
+def test_a_store_is_trees_zarr_unless_solutions_are_learned_from() -> None:
+    assert str(load_config(TrainConfig, file=None, flags={"output": "o"}).store) == "trees.zarr"
+    flags = {"output": "o", "method": "sft", "solutions.problems": "staged-arithmetic"}
+    alone = load_config(TrainConfig, file=None, flags=flags)
+    assert alone.store is None
+    assert TrainConfig.model_validate(alone.model_dump(mode="json")) == alone

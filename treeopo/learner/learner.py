@@ -2,11 +2,13 @@
 
 import math
 import resource
+from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor
@@ -18,9 +20,10 @@ from treeopo.learner.microbatch import MicroBatch, micro_batches
 from treeopo.learner.objectives import Forward, Objective, Separate, Terms
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings
-from treeopo.records import TrainBatch, TrainSequence
+from treeopo.records import FloatArray, TrainBatch, TrainSequence
 
 OPTIMIZER_FILE = "optimizer.pt"
+_PLACE = "place"  # where a token came from, whatever order the micro-batches put it in
 
 
 class Learner:
@@ -108,6 +111,21 @@ class Learner:
         for left, (name, loss) in zip(reversed(range(len(found))), found.items(), strict=True):
             self._descents[name].backward(loss, keep_graph=left > 0)
             losses[name] += loss.item()
+
+    @torch.no_grad()
+    def reference_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
+        """Log-probabilities (C,) of each sequence's completion under the base model, its adapter switched off."""
+        offsets = np.cumsum([0, *(row.completion_length for row in sequences)])
+        places = [
+            replace(row, extras={_PLACE: np.arange(start, start + row.completion_length, dtype=np.float64)})
+            for row, start in zip(sequences, offsets, strict=False)
+        ]
+        found = torch.empty(int(offsets[-1]))
+        with _evaluating(self.policy.model), self.policy.model.disable_adapter():
+            for micro in micro_batches(places, self._settings.microbatch_tokens, self.policy.device):
+                logprobs_C = self._logprobs(micro, self._hidden(micro))
+                found[micro.extras_C[_PLACE].long().cpu()] = logprobs_C.float().cpu()
+        return np.split(found.numpy(), offsets[1:-1])
 
     def _forward(self, micro: MicroBatch) -> Forward:
         current_C = None

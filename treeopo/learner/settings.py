@@ -109,3 +109,13 @@ class LearnerSettings:
             low if self.correction_low is None else self.correction_low,
             high if self.correction_high is None else self.correction_high,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class DirectValueSettings:
+    """beta: how much gain in value a nat of log-ratio stands for (SPEC §9)."""
+
+    beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.beta > 0, f"dvo.beta is {self.beta}; it must be positive")

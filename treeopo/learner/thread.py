@@ -3,7 +3,7 @@
 import asyncio
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -15,7 +15,7 @@ from treeopo.learner.learner import Learner
 from treeopo.learner.objectives import Terms
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings
-from treeopo.records import TrainBatch
+from treeopo.records import FloatArray, TrainBatch, TrainSequence
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,6 +69,9 @@ class LearnerThread:
 
     async def step(self, batch: TrainBatch) -> dict[str, float]:
         return await self._call(self._learner.step, batch)
+
+    async def reference_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
+        return await self._call(self._learner.reference_logprobs, sequences)
 
     async def save_merged(self, path: Path) -> None:
         await self._call(self._learner.policy.save_merged, path)

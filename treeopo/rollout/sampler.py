@@ -26,14 +26,21 @@ class Start(StrEnum):
 
 
 class GroupSampler:
-    """Draws groups from a store. `usable` prefixes are those that can be completed and fit `max_prompt_tokens`;
-    `too_long` counts those left out for their length.
+    """Draws groups from a store. `usable` prefixes are those that can be completed and fit `max_prompt_tokens`, and are
+    `among` (P,) where that is given; `too_long` counts those left out for their length.
 
     Raises:
         RunError: the store has no usable prefix.
     """
 
-    def __init__(self, store: TreeStore, settings: RolloutSettings, seed: int, start: Start) -> None:
+    def __init__(
+        self,
+        store: TreeStore,
+        settings: RolloutSettings,
+        seed: int,
+        start: Start,
+        among: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
         self._store = store
         self._size = settings.group_size
         self._seed = seed
@@ -44,8 +51,9 @@ class GroupSampler:
         self._problem = structure.problem
         self._first_node = structure.first_node
         fits = structure.prefix_lengths <= settings.max_prompt_tokens
-        self._usable = fits & ~structure.terminal
-        self.too_long = int(np.count_nonzero(~fits & ~structure.terminal))
+        unfinished = ~structure.terminal if among is None else among & ~structure.terminal
+        self._usable = fits & unfinished
+        self.too_long = int(np.count_nonzero(~fits & unfinished))
         self._candidates = np.flatnonzero(self._starting_points())
         if len(self._candidates) == 0:
             raise RunError(

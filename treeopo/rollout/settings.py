@@ -38,3 +38,7 @@ class RolloutSettings:
     @property
     def groups_per_batch(self) -> int:
         return self.batch_size // self.group_size
+
+    def fits(self, prompt_tokens: int, sequence_tokens: int) -> bool:
+        """Whether a sequence of this length, prompt included, can be learned from whole."""
+        return prompt_tokens <= self.max_prompt_tokens and sequence_tokens <= self.max_sequence_tokens

@@ -1,0 +1,52 @@
+"""A problem set's own worked solutions as token ids, for supervised fine-tuning."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from treeopo.errors import ProblemError, require
+from treeopo.problems.prompting import Encode, Prompter, PromptSettings
+from treeopo.problems.spec import load_problem_set
+
+
+class EncodeWithEnd(Encode, Protocol):
+    """What solutions need of a tokenizer."""
+
+    @property
+    def eos_token_id(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SolutionSettings:
+    """Which solutions to learn from instead of a store's solved traces: those of the set `problems`, the first `limit`
+    of them (None: all), each asked as `prompt` says.
+    """
+
+    problems: str | None = None
+    limit: int | None = None
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+
+    def __post_init__(self) -> None:
+        require(self.limit is None or self.limit >= 1, f"solutions.limit is {self.limit}; it must be at least 1")
+        require(
+            self.problems is not None or (self.limit is None and self.prompt == PromptSettings()),
+            "solutions.limit and solutions.prompt go with solutions.problems; name a problem set there",
+        )
+
+
+def worked_solutions(settings: SolutionSettings, tokenizer: EncodeWithEnd) -> list[tuple[list[int], list[int]]]:
+    """(prompt, solution with the end of text) of every problem that has a worked solution.
+
+    Raises:
+        ProblemError: the set cannot be read, or no problem of it has one.
+    """
+    assert settings.problems is not None
+    problem_set = load_problem_set(settings.problems, settings.limit)
+    prompter = Prompter(tokenizer, settings.prompt, problem_set.template)
+    pairs = [
+        (prompter(problem), [*tokenizer.encode(problem.solution), tokenizer.eos_token_id])
+        for problem in problem_set
+        if problem.solution
+    ]
+    if not pairs:
+        raise ProblemError(f"{settings.problems}: no problem has a worked solution to learn from; choose another set")
+    return pairs
