@@ -13,6 +13,7 @@ from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ProblemError, RunError
 from treeopo.methods import Batches, Term, find_method, plan_groups
 from treeopo.ports import Generate, Grade
+from treeopo.problems.prompting import STOP_KEY
 from treeopo.problems.settings import GRADER_KEY, Family
 from treeopo.problems.solutions import worked_solutions
 from treeopo.records import Completion, DrawnGroup, Problem, TrainBatch
@@ -95,11 +96,14 @@ def _term(term: Term, config: TrainConfig, policy: "LoraPolicy") -> "Objective":
 def _rollouts(config: TrainConfig, store: TreeStore) -> Recipe:
     start, advantage = plan_groups(find_method(config.method), config.advantage)
     sampler = GroupSampler(store, config.rollout, config.seed, start)
+    stop = tuple(store.meta.search.get(STOP_KEY, ()))
 
     def bind(running: Running) -> MakeBatch:
         assert running.engine is not None, "a method of rollouts needs an engine"
         grade, assembled = _grader(store, running.grade), partial(assemble, settings=advantage)
-        return Rollouts(sampler, running.engine, grade, assembled, config.rollout, config.seed, running.meter).batch
+        return Rollouts(
+            sampler, running.engine, grade, assembled, config.rollout, config.seed, running.meter, stop
+        ).batch
 
     return Recipe(f"{sampler.usable_count:,} prefixes to start from, {sampler.too_long:,} too long", bind)
 

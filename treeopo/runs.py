@@ -34,7 +34,7 @@ from treeopo.methods import Need, find_method
 from treeopo.metrics import read_metrics
 from treeopo.problems.grader import Grader, open_grader
 from treeopo.problems.problem_set import ProblemSet
-from treeopo.problems.prompting import Prompter, PromptSettings
+from treeopo.problems.prompting import STOP_KEY, Prompter, PromptSettings
 from treeopo.problems.settings import GRADER_KEY, Family, GradingSettings
 from treeopo.problems.spec import difficulty_of, load_problem_set
 from treeopo.recipes import family, recipe
@@ -64,6 +64,7 @@ def build_store(
     teacher = config.teacher or str(embedded(config.problems).teacher)
     problem_set = load_problem_set(config.problems, config.limit, config.grading.family)
     tokenizer = ModelTokenizer(teacher)
+    prompter = Prompter(tokenizer, config.prompt, problem_set.template)
     meta = StoreMeta(
         tokenizer_fingerprint=tokenizer.fingerprint,
         teacher=teacher,
@@ -71,6 +72,7 @@ def build_store(
             **config.model_dump(mode="json", include={"search", "prompt", "seed"}),
             "problems": problem_set.spec,
             GRADER_KEY: problem_set.family.value,
+            STOP_KEY: list(prompter.stop),
         },
         separator=config.search.separator,
         vocabulary_size=tokenizer.vocabulary_size,
@@ -83,7 +85,7 @@ def build_store(
                 raise RunError(f"{config.output}: built with other settings; use the same, or choose another --output")
     if first < len(problem_set):
         notify("starting the teacher's engine")
-        search = partial(_search, config, meta, tokenizer, problem_set, first, on_progress)
+        search = partial(_search, config, meta, tokenizer, problem_set, prompter, first, on_progress)
         asyncio.run(_graded(problem_set.family, config.grading, search))
     return overview(config.output)[1]
 
@@ -98,11 +100,11 @@ async def _search(
     meta: StoreMeta,
     tokenizer: ModelTokenizer,
     problem_set: ProblemSet,
+    prompter: Prompter,
     first: int,
     on_progress: Callable[[BuildProgress, int, float], None],
     grader: Grader,
 ) -> None:
-    prompter = Prompter(tokenizer, config.prompt, problem_set.template)
     prompts = {problem.id: prompter(problem) for problem in problem_set.problems[first:]}
     room = max(map(len, prompts.values())) + config.search.max_solution_tokens
     engine = VllmEngine.start(meta.teacher, replace(config.engine, max_model_tokens=room))

@@ -18,6 +18,10 @@ CHAT_TEXT = (
 )
 
 
+STOP_KEY = "stop"
+"""Where a tree store's search settings keep the `stop` strings of its prompts."""
+
+
 class Encode(Protocol):
     """What a prompt needs of a tokenizer; `chat` raises `ModelError` where it has no chat template."""
 

@@ -17,7 +17,7 @@ class Rollouts:
     """Batch b is groups [b G, (b + 1) G); what it asks the engine depends on (seed, b, store) alone.
 
     A completion that ran out of tokens is wrong, whatever it says, and is not graded. `meter` counts the requests and
-    knows which version serves.
+    knows which version serves. A completion also ends at any of the `stop` strings.
     """
 
     def __init__(
@@ -29,6 +29,7 @@ class Rollouts:
         settings: RolloutSettings,
         seed: int,
         meter: EngineMeter,
+        stop: tuple[str, ...] = (),
     ) -> None:
         self._sampler = sampler
         self._generate = Metered(generate, meter)
@@ -37,6 +38,7 @@ class Rollouts:
         self._assemble = assemble
         self._settings = settings
         self._seed = seed
+        self._stop = stop
 
     async def batch(self, number: int) -> TrainBatch:
         """Batch `number`, whole. Cancelling it aborts its requests.
@@ -61,6 +63,7 @@ class Rollouts:
             max_tokens=self._settings.max_sequence_tokens - len(draw.token_ids),
             seed=derive_seed(self._seed, drawn.number, index),
             temperature=self._settings.temperature,
+            stop=self._stop,
         )
         completion = await self._generate.generate(request)
         # An engine may serve a version just before its publish returns.
