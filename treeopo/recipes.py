@@ -96,7 +96,8 @@ def _term(term: Term, config: TrainConfig, policy: "LoraPolicy") -> "Objective":
 def _rollouts(config: TrainConfig, store: TreeStore) -> Recipe:
     start, advantage = plan_groups(find_method(config.method), config.advantage)
     sampler = GroupSampler(store, config.rollout, config.seed, start)
-    stop = tuple(store.meta.search.get(STOP_KEY, ()))
+    kept = store.meta.search.get(STOP_KEY)
+    stop = tuple(map(str, kept)) if isinstance(kept, list) else ()
 
     def bind(running: Running) -> MakeBatch:
         assert running.engine is not None, "a method of rollouts needs an engine"
