@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from treeopo.advantage.settings import AdvantageSettings
-from treeopo.engines.in_process import EngineOptions
+from treeopo.engines.settings import EngineOptions
 from treeopo.errors import ConfigError, require
 from treeopo.evaluation.periodic import PeriodicSettings
 from treeopo.learner.settings import DirectValueSettings, LearnerSettings

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from treeopo.records import Completion, Problem, Request
+from treeopo.records import Carrier, Completion, Problem, Request
 
 
 class Generate(Protocol):
@@ -19,17 +19,32 @@ class Generate(Protocol):
 
 
 class PublishPolicy(Protocol):
-    """Put version `version` of the policy into the engine.
+    """Put version `version` of the policy into the engine; `path` holds it in the form that `carrier` names.
 
-    On return every token sampled from now on comes from `version` and is stamped with it; requests in flight
-    continue across the change, and no cached prefix of an older version serves a newer one.
+    On return every request that begins is answered by `version`, each token is stamped with the version that sampled
+    it, and no cached prefix of one version serves another. Requests in flight go on: under the new version from here on
+    if it travels merged, under their own to their end if it travels as an adapter. `path` must stay as it is while
+    `versions_in_use` has its version: the newest, and any that requests in flight began with and may read again.
+
+    Raises `EngineError` if the policy cannot be used, `EngineDeadError` if the engine is gone.
     """
 
-    async def publish(self, version: int, weights: Path) -> None: ...
+    @property
+    def carrier(self) -> Carrier: ...
+
+    @property
+    def versions_in_use(self) -> frozenset[int]: ...
+
+    async def publish(self, version: int, path: Path) -> None: ...
 
 
 class Engine(Generate, PublishPolicy, Protocol):
-    """An engine that both generates and takes new policies; `close` leaves no process behind."""
+    """An engine that both generates and takes new policies; `close` leaves no process of its own behind.
+
+    peak_memory_mib: the most memory its processes held so far, 0 where that is not this machine's to know.
+    """
+
+    def peak_memory_mib(self) -> float: ...
 
     async def close(self) -> None: ...
 

@@ -31,6 +31,18 @@ class Column(StrEnum):
     REFERENCE = "reference_logprob"
 
 
+class Carrier(StrEnum):
+    """The form in which a policy travels from the learner to the engine.
+
+    MERGED: one safetensors file of base and adapter multiplied out, loaded into the running engine; requests in flight
+    go on under it. ADAPTER: a PEFT adapter directory that the engine applies beside the base; a request keeps the
+    version it began with.
+    """
+
+    MERGED = "merged"
+    ADAPTER = "adapter"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A question with its gold answer; `solution` is the worked solution where the set has one."""

@@ -102,6 +102,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def policies(self) -> Path:
+        """On their way to the engine; gone when the run ends."""
+        return self.path / ".policies"
+
+    @property
     def adapter(self) -> Path:
         return self.path / "adapter"
 

@@ -21,7 +21,7 @@ from treeopo_storage import StoreMeta, TreeStore, create_store, open_store, open
 from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
 
 from treeopo.config import BuildConfig, EvalConfig, TrainConfig
-from treeopo.engines.in_process import VllmEngine
+from treeopo.engines.launch import start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ProblemError, RunError
 from treeopo.evaluation.accuracy import Graded, Question, Scores
@@ -42,7 +42,7 @@ from treeopo.rollout.pipeline import Metrics
 from treeopo.run_directory import RunDirectory
 from treeopo.search.build import BuildProgress, build_trees
 from treeopo.search.report import TreeReport
-from treeopo.serving import BASE, Served, resolve, serve
+from treeopo.serving import BASE, Served, adapters, resolve, serve
 from treeopo.training import HeldOut, Notify, run_training
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ async def _search(
 ) -> None:
     prompts = {problem.id: prompter(problem) for problem in problem_set.problems[first:]}
     room = max(map(len, prompts.values())) + config.search.max_solution_tokens
-    engine = VllmEngine.start(meta.teacher, replace(config.engine, max_model_tokens=room))
+    engine = await start_engine(meta.teacher, replace(config.engine, max_model_tokens=room))
     began = time.monotonic()
     try:
         if not config.output.exists():
@@ -292,9 +292,10 @@ async def _evaluate(
         asked = [(problem_set, _questions(tokenizer, config.prompt, problem_set)) for problem_set in problem_sets]
         longest = max(len(question.prompt_ids) for _, questions in asked for question in questions)
         notify(f"starting an engine for {base}")
-        engine = VllmEngine.start(base, replace(config.engine, max_model_tokens=longest + config.max_new_tokens))
+        of_base = sorted((model for model in models if model.base == base), key=lambda model: bool(model.adapter))
+        options = replace(config.engine, max_model_tokens=longest + config.max_new_tokens)
+        engine = await start_engine(base, options, adapters(of_base))
         try:
-            of_base = sorted((model for model in models if model.base == base), key=lambda model: bool(model.adapter))
             for version, model in enumerate(of_base, start=1):
                 await serve(engine, version, model)
                 for problem_set, questions in asked:

@@ -1,13 +1,16 @@
 """Which weights a name means, and an engine that serves them: a model, an adapter directory or a training run."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from treeopo.engines.in_process import VllmEngine
+from treeopo.engines.settings import Adapters
 from treeopo.errors import ModelError, RunError
 from treeopo.learner.checkpoints import Checkpoints
+from treeopo.ports import Engine
+from treeopo.records import Carrier
 from treeopo.run_directory import RunDirectory
 
 BASE = "base"
@@ -50,9 +53,21 @@ def resolve(name: str) -> Served:
     return Served(name, base, path)
 
 
-async def serve(engine: VllmEngine, version: int, served: Served) -> None:
-    """Have an engine that was started on `served.base` answer with `served`'s adapter, as `version`, merged."""
+def adapters(models: Sequence[Served]) -> Adapters | None:
+    """What an engine must make room for to serve one of `models` after the other."""
+    found = [model.adapter for model in models if model.adapter is not None]
+    if not found:
+        return None
+    configs = [json.loads((path / "adapter_config.json").read_text(encoding="utf-8")) for path in found]
+    return Adapters(rank=max(config.get("r", 1) for config in configs), versions=2)
+
+
+async def serve(engine: Engine, version: int, served: Served) -> None:
+    """Have an engine that was started on `served.base` answer with `served`'s adapter, as `version`."""
     if served.adapter is None:
+        return
+    if engine.carrier is Carrier.ADAPTER:
+        await engine.publish(version, served.adapter)
         return
     import torch
 

@@ -9,11 +9,12 @@ after_step   metrics, checkpoint, evaluation; says whether to go on
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
 from typing import TYPE_CHECKING
 
-from treeopo.engines.in_process import VllmEngine
+from treeopo.engines.launch import start_engine
+from treeopo.engines.policy_files import PolicyFiles
+from treeopo.engines.settings import Adapters
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import DivergedError
 from treeopo.evaluation.accuracy import Question, Scores, evaluate
@@ -22,7 +23,7 @@ from treeopo.learner.batch_file import write_batch
 from treeopo.learner.checkpoints import Checkpoints
 from treeopo.methods import Need, find_method
 from treeopo.metrics import JsonLinesSink, TensorBoardSink, read_metrics
-from treeopo.ports import MetricSink
+from treeopo.ports import Engine, MetricSink
 from treeopo.problems.grader import Grader, open_grader
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.recipes import Recipe, Running, objectives
@@ -55,7 +56,7 @@ class Training:
     run: RunDirectory
     tokenizer: ModelTokenizer
     learner: "LearnerThread"
-    engine: VllmEngine | None
+    engine: Engine | None
     on_step: Callable[[int, Metrics], None]
     meter: EngineMeter
     timeline: Timeline
@@ -63,6 +64,7 @@ class Training:
     stop: StopRequest = field(default_factory=StopRequest)
     sinks: list[MetricSink] = field(default_factory=list)
     evaluation: PeriodicEvaluation | None = None
+    policies: PolicyFiles | None = None
 
     async def to_the_end(self, parts: Recipe, held_out: HeldOut | None) -> None:
         """From the learner's version to the last step, or to a requested stop; then the finished adapter."""
@@ -94,6 +96,7 @@ class Training:
         self.learner.close()
         if self.engine is not None:
             await self.engine.close()
+            rmtree(self.run.policies, ignore_errors=True)
 
     async def _learn(self, batch: TrainBatch) -> Metrics:
         try:
@@ -108,10 +111,9 @@ class Training:
             return  # nobody samples from the policy
         if self.evaluation:
             await self.evaluation.settled()
-        with TemporaryDirectory(dir=self.run.path, prefix=".policy-") as directory:
-            weights = Path(directory) / "policy.safetensors"
-            await self.learner.save_merged(weights)
-            await self.engine.publish(version, weights)
+        if self.policies is None:
+            self.policies = PolicyFiles(self.engine, self.learner.save_policy, self.run.policies)
+        await self.policies.publish(version)
 
     async def _after_step(self, version: int, metrics: Metrics) -> bool:
         config = self.run.config
@@ -183,10 +185,13 @@ async def run_training(
         temperature=config.rollout.temperature,
         seed=config.seed,
     )
-    engine: VllmEngine | None = None
+    engine: Engine | None = None
     if Need.ENGINE in find_method(config.method).needs:
         notify("starting the student's engine")
-        engine = VllmEngine.start(student, replace(config.engine, max_model_tokens=config.rollout.max_sequence_tokens))
+        options = replace(config.engine, max_model_tokens=config.rollout.max_sequence_tokens)
+        # A batch begins at most max_staleness versions before it is learned from; one more is being published.
+        adapters = Adapters(rank=config.learner.lora.rank, versions=config.rollout.max_staleness + 2)
+        engine = await start_engine(student, options, adapters)
     timeline = Timeline.open(run.timeline, f"from step {learner.version}")
     meter = EngineMeter(config.engine.max_concurrent if engine else 0, timeline)
     training = Training(run, tokenizer, learner, engine, on_step, meter, timeline, grader)

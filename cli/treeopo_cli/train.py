@@ -41,6 +41,13 @@ def train(
         float | None,
         typer.Option(help="AdamW, falling along a cosine.  [default: 3e-5, embedded 3e-4]", show_default=False),
     ] = None,
+    publish: Annotated[
+        str | None,
+        typer.Option(
+            help="How new policies reach the engine: merged weights or an adapter a version.  [default: by device]",
+            show_default=False,
+        ),
+    ] = None,
     retokenize: Annotated[
         bool | None,
         typer.Option("--retokenize", help="Encode the store's steps anew if the student's tokenizer is another."),
@@ -82,6 +89,7 @@ def train(
             "evaluation.every": eval_every,
             "seed": seed,
             "learner.optimizer.learning_rate": learning_rate,
+            "engine.publish": publish,
             "rollout.max_staleness": None if asynchronous is None else int(asynchronous),
             **settings(set_),
         }

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.processes import engines, is_alive
 from tests.tiny_models import VOCABULARY, random_qwen2
-from treeopo.engines.in_process import EngineOptions, VllmEngine
+from treeopo.engines.in_process import VllmEngine
+from treeopo.engines.settings import EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import EngineDeadError, EngineError, ModelError
 from treeopo.learner.policy import LoraPolicy
@@ -198,7 +199,8 @@ async def test_an_engine_dies_with_the_process_that_started_it(model: Path, tmp_
     script = tmp_path / "parent.py"
     script.write_text(
         "import asyncio, sys, time\n"
-        "from treeopo.engines.in_process import EngineOptions, VllmEngine\n"
+        "from treeopo.engines.in_process import VllmEngine\n"
+        "from treeopo.engines.settings import EngineOptions\n"
         "async def main():\n"
         "    engine = VllmEngine.start(sys.argv[1], EngineOptions(max_model_tokens=64))\n"
         "    print('ready', flush=True)\n"

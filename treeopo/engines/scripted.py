@@ -9,6 +9,7 @@ alone, so the search and the pipeline can be proven against values that are know
 import asyncio
 import random
 import zlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
@@ -18,7 +19,7 @@ import numpy as np
 
 from treeopo.errors import EngineDeadError, EngineError
 from treeopo.ports import Tokenize
-from treeopo.records import Completion, FinishReason, Problem, Request
+from treeopo.records import Carrier, Completion, FinishReason, Problem, Request
 
 Pieces = Sequence[tuple[str, float]]
 """A continuation in pieces, each with its log-probability; the first token of a piece carries it, the others 0."""
@@ -79,8 +80,9 @@ class TreeWorld:
 class ScriptedEngine:
     """`Engine` whose answer is a function of (prompt, seed, version), whatever else is in flight.
 
-    latency: seconds until a request is answered, passed to `sleep` (inject a simulated clock's). failures: what to
-    raise at the n-th request, counted from 0; after an `EngineDeadError` every request fails.
+    carrier: under MERGED a publication overtakes requests in flight, under ADAPTER it does not. latency: seconds until
+    a request is answered, passed to `sleep` (inject a simulated clock's). failures: what to raise at the n-th request,
+    counted from 0; after an `EngineDeadError` every request fails.
     """
 
     def __init__(
@@ -88,11 +90,13 @@ class ScriptedEngine:
         policy: ScriptedPolicy,
         tokenize: Tokenize | None = None,
         *,
+        carrier: Carrier = Carrier.MERGED,
         latency: Callable[[Request], float] = lambda request: 0.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         failures: Mapping[int, EngineError] | None = None,
     ) -> None:
         self.tokenize: Tokenize = tokenize or CharTokenizer()
+        self.carrier = carrier
         self.version = 0
         self.published: list[tuple[int, Path]] = []
         self.requests = 0
@@ -103,12 +107,15 @@ class ScriptedEngine:
         self._sleep = sleep
         self._failures = failures or {}
         self._dead: EngineDeadError | None = None
+        self._began: Counter[int] = Counter()  # versions that requests in flight began with
 
     async def generate(self, request: Request) -> Completion:
         """Answer one request; raises `EngineError` where the script says so and `EngineDeadError` once dead."""
         number = self.requests
         self.requests += 1
         self.in_flight += 1
+        began = self.version
+        self._began[began] += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         try:
             self._raise_if_failing(number)
@@ -118,16 +125,26 @@ class ScriptedEngine:
                 await self._sleep(seconds)
                 if self._dead:
                     raise self._dead
-                burst[:] = self.version
+                if self.carrier is Carrier.MERGED:
+                    burst[:] = self.version
             return completion
         finally:
             self.in_flight -= 1
+            self._began[began] -= 1
 
-    async def publish(self, version: int, weights: Path) -> None:
+    @property
+    def versions_in_use(self) -> frozenset[int]:
+        read = {version for version, count in self._began.items() if count and self.carrier is Carrier.ADAPTER}
+        return frozenset(read | {self.version})
+
+    async def publish(self, version: int, path: Path) -> None:
         if self._dead:
             raise self._dead
         self.version = version
-        self.published.append((version, weights))
+        self.published.append((version, path))
+
+    def peak_memory_mib(self) -> float:
+        return 0.0
 
     async def close(self) -> None:
         self._dead = EngineDeadError("the scripted engine was closed")

@@ -15,7 +15,7 @@ from treeopo.learner.learner import Learner
 from treeopo.learner.objectives import Terms
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings
-from treeopo.records import FloatArray, TrainBatch, TrainSequence
+from treeopo.records import Carrier, FloatArray, TrainBatch, TrainSequence
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -73,8 +73,10 @@ class LearnerThread:
     async def reference_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
         return await self._call(self._learner.reference_logprobs, sequences)
 
-    async def save_merged(self, path: Path) -> None:
-        await self._call(self._learner.policy.save_merged, path)
+    async def save_policy(self, carrier: Carrier, path: Path) -> None:
+        """Write the policy in the form in which it travels: a safetensors file, or an adapter directory."""
+        policy = self._learner.policy
+        await self._call(policy.save_merged if carrier is Carrier.MERGED else policy.save_adapter, path)
 
     async def save_adapter(self, directory: Path) -> None:
         await self._call(self._learner.policy.save_adapter, directory)

@@ -1,0 +1,28 @@
+"""Which engine serves a model, and in which form new policies reach it."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from treeopo.engines.in_process import VllmEngine
+from treeopo.engines.settings import Adapters, EngineOptions
+from treeopo.ports import Engine
+
+
+async def start_engine(model: str, options: EngineOptions, adapters: Adapters | None = None) -> Engine:
+    """An engine that serves `model` as policy version 0. Takes 10 to 60 seconds.
+
+    adapters: the policies that will be published, None if none will be.
+
+    Raises:
+        ModelError: the model cannot be served, or vLLM is not installed.
+        EngineDeadError: the engine cannot be reached.
+    """
+    # The kernel ends an engine process with the thread that started it, so that thread lives as long as the engine.
+    thread = ThreadPoolExecutor(1, "engine")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(
+            thread, lambda: VllmEngine.start(model, options, adapters, thread)
+        )
+    except BaseException:
+        thread.shutdown(wait=False)
+        raise

@@ -1,0 +1,38 @@
+"""Settings of an inference engine; they need neither torch nor vLLM."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from treeopo.errors import require
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How to start an engine. `threads` and `kv_cache_gib` apply on CPUs, `gpu_memory_share` on GPUs.
+
+    publish: the carrier of new policies (`treeopo.records.Carrier`); auto chooses by device (docs/vllm.md).
+    """
+
+    max_model_tokens: int = 768
+    max_concurrent: int = 128
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    seed: int = 0
+    threads: int = 1
+    kv_cache_gib: int = 1
+    gpu_memory_share: float = 0.5
+    publish: Literal["auto", "merged", "adapter"] = "auto"
+
+    def __post_init__(self) -> None:
+        require(self.max_concurrent >= 1, f"engine.max_concurrent is {self.max_concurrent}; use 1 or more")
+        require(self.threads >= 1, f"engine.threads is {self.threads}; it must be at least 1")
+        require(self.kv_cache_gib >= 1, f"engine.kv_cache_gib is {self.kv_cache_gib}; it must be at least 1")
+        share = self.gpu_memory_share
+        require(0 < share <= 1, f"engine.gpu_memory_share is {share}; it must lie in (0, 1]")
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """What an engine must make room for where policies may reach it as adapters: LoRA of `rank`, `versions` at once."""
+
+    rank: int
+    versions: int

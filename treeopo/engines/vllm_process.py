@@ -1,0 +1,143 @@
+"""Starting vLLM's engine process: its environment, its arguments and where its output goes."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from treeopo.engines.settings import Adapters, EngineOptions
+from treeopo.engines.vllm_plugin import BACKEND, PARENT_VARIABLE
+from treeopo.errors import ModelError
+from treeopo.records import Carrier
+
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The LoRA ranks that vLLM makes room for; an adapter of a lower one fits into the next."""
+
+
+def choose_carrier(options: EngineOptions, adapters: Adapters | None) -> Carrier:
+    """The one asked for; by device otherwise, for the reasons in docs/vllm.md."""
+    from vllm.platforms import current_platform
+
+    if adapters is None or options.publish == "merged":
+        return Carrier.MERGED
+    if options.publish == "adapter":
+        return Carrier.ADAPTER
+    return Carrier.MERGED if current_platform.is_cpu() else Carrier.ADAPTER
+
+
+def start_process(model: str, options: EngineOptions, adapters: Adapters | None, descriptor: int) -> Any:
+    """vLLM's `AsyncLLM` with its engine process, whose output goes to `descriptor` (closed here).
+
+    adapters: room for LoRA adapters, None for an engine without.
+
+    Raises:
+        ImportError: vLLM is not installed. OSError, ValueError, RuntimeError: it cannot serve the model.
+    """
+    with _engine_environment(options), _output_to(descriptor):
+        return _start(model, options, adapters)
+
+
+def _start(model: str, options: EngineOptions, adapters: Adapters | None) -> Any:
+    from vllm import AsyncEngineArgs
+    from vllm.config import WeightTransferConfig
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    # On a CPU, a prefill in chunks kills the engine when its request has a seed (no generator offsets there).
+    by_platform: dict[str, Any] = (
+        {"enforce_eager": True, "enable_chunked_prefill": False}
+        if current_platform.is_cpu()
+        else {"gpu_memory_utilization": options.gpu_memory_share}
+    )
+    if adapters is not None:
+        by_platform |= {
+            "enable_lora": True,
+            "max_loras": adapters.versions,
+            "max_lora_rank": next(rank for rank in VLLM_RANKS if rank >= adapters.rank),
+        }
+    arguments = AsyncEngineArgs(
+        model=model,
+        dtype=options.dtype,
+        seed=options.seed,
+        max_model_len=options.max_model_tokens,
+        max_num_seqs=options.max_concurrent,
+        logprobs_mode="processed_logprobs",  # of the distribution sampled from, temperature included
+        generation_config="vllm",  # the model's own sampling defaults would change that distribution
+        enable_prefix_caching=True,
+        weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+        disable_log_stats=True,
+        **by_platform,
+    )
+    return AsyncLLM.from_engine_args(arguments)
+
+
+def check_positions(model: str, wanted: int) -> None:
+    from transformers import AutoConfig
+
+    try:
+        positions = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {model!r} cannot be loaded: {first_line(error)}") from None
+    if positions is not None and positions < wanted:
+        raise ModelError(
+            f"model {model!r} reads {positions} tokens, fewer than the {wanted} asked for: lower "
+            "rollout.max_sequence_tokens (train), search.max_solution_tokens (mcts build) or max_new_tokens (eval)"
+        )
+
+
+@contextmanager
+def _engine_environment(options: EngineOptions) -> Iterator[None]:
+    """The variables an engine process must inherit; this process gets its own back afterwards.
+
+    Two OpenMP threads that spin beside a busy neighbour run at a tenth of the speed of one, so an engine on a CPU gets
+    `threads` (1 by default) and leaves the rest to the learner. torch.compile would spend seconds on one tiny function.
+    """
+    wanted = {
+        PARENT_VARIABLE: str(os.getpid()),
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+    }
+    if not os.path.exists("/proc/driver/nvidia"):
+        wanted |= {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gib),
+            "OMP_NUM_THREADS": str(options.threads),
+            "TORCH_COMPILE_DISABLE": "1",
+        }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _output_to(descriptor: int) -> Iterator[None]:
+    """Send this process's standard output and error to `descriptor`; processes started meanwhile keep it so."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(1), os.dup(2)]
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for standard, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, standard)
+            os.close(copy)
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong in one line; of pydantic's report, the complaint itself."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    complaint = next((line for line in lines if "Value error, " in line), lines[0])
+    return complaint.strip().removeprefix("Value error, ")
