@@ -1,7 +1,6 @@
 """Problem sets by name and by file; the refusals name file and line."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import pytest
 from treeopo.errors import ConfigError, ProblemError
 from treeopo.problems import STEP_SEPARATOR, PromptTemplate, grade, load_problem_set, load_problems
 
-GSM8K = Path(os.environ.get("TREEOPO_GSM8K", Path(__file__).parents[3] / "shared/data/gsm8k"))
 ROW = {"question": "How many?", "answer": "2+2 = <<2+2=4>>4 pens.\nSo 4.\n#### 4"}
 
 
@@ -129,11 +127,3 @@ def test_problems_load_without_torch_or_a_tokenizer() -> None:
     code = f"import sys, treeopo.problems; print(*({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
-
-
-@pytest.mark.skipif(not GSM8K.is_dir(), reason="GSM8K is not here; set TREEOPO_GSM8K to its folder")
-@pytest.mark.parametrize(("split", "count"), [("train", 7473), ("test", 1319)])
-def test_every_published_gsm8k_solution_grades_right(split: str, count: int) -> None:
-    problems = load_problems(str(GSM8K / f"{split}.jsonl"))
-    assert len(problems) == len({problem.id for problem in problems}) == count
-    assert all(grade(problem, problem.solution or "") == 1.0 for problem in problems)

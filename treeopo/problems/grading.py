@@ -130,10 +130,12 @@ def _plain(line: str) -> str:
     """`line` without currency, emphasis, LaTeX and calculator marks; a number that the limit cuts is left out whole."""
     if len(line) > _LINE_CHARS:
         line = line[:_LINE_CHARS].rstrip("0123456789.,/")
+    if "{,}" in line:
+        line = line.replace("{,}", ",")
     if "<<" in line:
         line = strip_calculator(line)
     if "\\" in line:
-        line = _LATEX_TIMES.sub("*", _LATEX_SPACE.sub("", _FRACTION.sub(r"\1/\2", line))).replace("{,}", ",")
+        line = _LATEX_TIMES.sub("*", _LATEX_SPACE.sub("", _FRACTION.sub(r"\1/\2", line)))
     return line.translate(_DRESS)
 
 
