@@ -199,7 +199,7 @@ def _held_out(config: TrainConfig, tokenizer: ModelTokenizer) -> HeldOut | None:
             f"evaluation.problems: method {config.method} starts no engine to evaluate with; leave it out and run "
             f"treeopo eval {config.output} afterwards"
         )
-    problem_set = load_problem_set(settings.problems, settings.limit)
+    problem_set = load_problem_set(settings.problems, settings.limit, config.grading.family, "test")
     questions = _questions(tokenizer, PromptSettings(), problem_set)
     longest = max(len(question.prompt_ids) for question in questions)
     if longest >= config.rollout.max_sequence_tokens:
