@@ -75,7 +75,7 @@ async def test_a_store_that_names_no_grader_holds_numbers_unless_the_run_says_ot
 
 
 async def test_an_unknown_grader_is_refused_with_the_known_ones(world: TreeWorld) -> None:
-    with pytest.raises(RunError, match="unknown grader .oracle."):
+    with pytest.raises(RunError, match=r"unknown grader .oracle.; set grading.family to one of number, number-strict"):
         family(config(), await store_of(world, {GRADER_KEY: "oracle"}, "1"))
 
 
