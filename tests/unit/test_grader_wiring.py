@@ -64,7 +64,8 @@ async def test_a_batch_is_graded_by_the_family_that_its_store_names(
     settings = config()
     async with open_grader(family(settings, store), GradingSettings(workers=1)) as grade:
         running: Any = Running(None, Says(completion), EngineMeter(8), grade)  # type: ignore[arg-type]
-        batch = await recipe(settings, store).bind(running)(0)
+        unused: Any = None  # the tokenizer: rollouts have their tokens in the store
+        batch = await recipe(settings, store, unused).bind(running)(0)
     assert batch.metrics["reward"] == reward
 
 
