@@ -4,14 +4,16 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 
 from tests.tiny_models import VOCABULARY, random_qwen2
-from treeopo import runs
 from treeopo.config import TrainConfig
 from treeopo.errors import DivergedError, RunError
 from treeopo.learner.batch_file import read_batch, write_batch
@@ -24,6 +26,7 @@ from treeopo.learner.thread import LearnerThread
 from treeopo.metrics import JsonLinesSink, read_metrics
 from treeopo.records import TrainBatch, TrainSequence
 from treeopo.run_directory import RunDirectory
+from treeopo.training import Training
 
 SETTINGS = LearnerSettings(
     lora=LoraSettings(rank=2, alpha=4, dropout=0.1),
@@ -128,12 +131,11 @@ async def test_a_run_that_diverges_keeps_its_policy_and_the_batch_and_says_where
     thread = await LearnerThread.start(
         str(model), SETTINGS, lambda policy: [PolicyGradient(SETTINGS)], checkpoints, steps=8, temperature=1.0, seed=0
     )
-    try:
-        await runs._learn(thread, run, batch(0, math.nan))
-        with pytest.raises(DivergedError, match=r"diverged-batch-000001\.npz") as error:
-            await runs._learn(thread, run, batch(1, math.nan))
-    finally:
-        thread.close()
+    stage = partial(Training._learn, cast(Training, SimpleNamespace(run=run, learner=thread)))
+    await stage(batch(0, math.nan))
+    with pytest.raises(DivergedError, match=r"step 1: .*diverged-batch-000001\.npz") as error:
+        await stage(batch(1, math.nan))
+    thread.close()
     assert "\n" not in str(error.value)
     assert checkpoints.latest() == run.checkpoints / "step-000001"
     assert read_batch(tmp_path / "diverged-batch-000001.npz").number == 1
