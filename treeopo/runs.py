@@ -254,7 +254,9 @@ def evaluate(config: EvalConfig, notify: Notify, on_progress: Callable[[int, int
     models = [first]
     if config.against is not None:
         models.append(first.without_adapter() if config.against == BASE else resolve(config.against))
-    settings = config.model_dump(mode="json", exclude={"output", "engine"})
+    settings = config.model_dump(
+        mode="json", exclude={"output": True, "engine": True, "grading": {"workers", "memory_mib"}}
+    )
     with Answers(config.output, settings) as answers:
         total = len(models) * sum(map(len, problem_sets)) * (1 + config.samples)
         done = count(answers.done_count + 1)

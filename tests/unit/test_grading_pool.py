@@ -217,6 +217,44 @@ async def test_a_worker_that_cannot_start_is_said_once_and_clearly(
                 await grader(HALF, r"\boxed{x}")
 
 
+def worker_whose_verdict(tmp_path: Path, verdict: str) -> Path:
+    """The real worker, with its limits and fences, around another comparison."""
+    script = tmp_path / "worker.py"
+    script.write_text(
+        f"import os, sys\nsys.path.insert(0, {str(grading_pool._SCRIPT.parent)!r})\n"
+        "import grading_worker as worker\nreal = worker._math_verify\n"
+        f"def math_verify(seconds):\n    real(seconds)\n    import sympy\n    return lambda gold, answer: {verdict}\n"
+        "worker._math_verify = math_verify\nworker.main(*map(int, sys.argv[1:]))\n"
+    )
+    return script
+
+
+@pytest.mark.parametrize(
+    ("verdict", "restarts"),
+    [
+        ("'right' if len(bytearray(3 << 30 if answer == 'bomb' else 1)) else 'wrong'", 1),  # over the limit of 2 GiB
+        ("str(os.system('touch MARK')) if answer == 'bomb' else 'right'", 1),
+        ("str(os.fork()) if answer == 'bomb' else 'right'", 1),
+        ("str(eval('open(\"MARK\", \"w\")')) if answer == 'bomb' else 'right'", 1),
+        ("str(sympy.sympify('__import__(\"os\").system(\"touch MARK\")')) if answer == 'bomb' else 'right'", 1),
+        ("'nonsense' if answer == 'bomb' else 'right'", 1),
+    ],
+)
+async def test_whatever_gets_past_the_grammar_meets_the_fences_and_costs_one_worker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verdict: str, restarts: int
+) -> None:
+    mark = tmp_path / "mark"
+    monkeypatch.setattr(grading_pool, "_SCRIPT", worker_whose_verdict(tmp_path, verdict.replace("MARK", str(mark))))
+    pool = GradingPool(GradingSettings(workers=1, deadline_seconds=30))
+    try:
+        assert await pool.verify("x", "bomb") is False
+        assert await pool.verify("x", "y") is True
+        assert (pool.restarts, pool.timeouts) == (restarts, 0)
+        assert not mark.exists()
+    finally:
+        await pool.close()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"workers": 0}, {"deadline_seconds": 0}, {"memory_mib": 1}, {"on_failure": "guess"}, {"retries": 0}],
