@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from tests.tiny_models import VOCABULARY, random_qwen2
 from treeopo.errors import ModelError
 from treeopo.learner.learner import Learner
-from treeopo.learner.logprobs import CHUNK, token_logprobs
+from treeopo.learner.logprobs import token_logprobs
 from treeopo.learner.objectives.policy_gradient import PolicyGradient
 from treeopo.learner.policy import LoraPolicy, load_base
 from treeopo.learner.settings import Aggregation, LearnerSettings, LoraSettings, OptimizerSettings
@@ -96,7 +96,7 @@ def test_the_gradient_is_the_policy_gradient_whatever_the_micro_batches(
     for ours, plain in zip(
         gradient(model, settings, batch()), plain_gradient(model, batch(), aggregation), strict=True
     ):
-        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-7)  # log-probabilities are float32
+        torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-9)
 
 
 def test_prefix_tokens_carry_no_gradient(model: Path) -> None:
@@ -109,13 +109,6 @@ def test_prefix_tokens_carry_no_gradient(model: Path) -> None:
     assert hidden.grad is not None
     assert hidden.grad[0, 2].abs().sum() > 0
     assert hidden.grad[0, [0, 1, 3]].abs().sum() == 0
-
-
-def test_log_probabilities_follow_the_temperature_and_do_not_depend_on_chunks() -> None:
-    hidden, head = torch.randn(CHUNK + 5, 8), torch.nn.Linear(8, 11, bias=False)
-    targets = torch.randint(0, 11, (CHUNK + 5,))
-    expected = torch.log_softmax(head(hidden) / 0.7, dim=-1).gather(1, targets[:, None])[:, 0]
-    torch.testing.assert_close(token_logprobs(hidden, head, targets, 0.7), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_step_raises_the_probability_of_rewarded_completions(model: Path) -> None:

@@ -3,27 +3,24 @@
 import math
 import resource
 from collections.abc import Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_model, save_model
-from torch import Tensor
 
 from treeopo.errors import DivergedError
 from treeopo.learner.descent import Descent
-from treeopo.learner.logprobs import token_logprobs
-from treeopo.learner.microbatch import MicroBatch, micro_batches
+from treeopo.learner.forward import PolicyForward
+from treeopo.learner.load import Load
+from treeopo.learner.microbatch import MicroBatch
 from treeopo.learner.objectives import Forward, Objective, Separate, Terms
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings
 from treeopo.records import FloatArray, TrainBatch, TrainSequence
 
 OPTIMIZER_FILE = "optimizer.pt"
-_PLACE = "place"  # where a token came from, whatever order the micro-batches put it in
 
 
 class Learner:
@@ -46,7 +43,7 @@ class Learner:
         self.version = 0
         self._nonfinite = NonFinite()
         self._settings = settings
-        self._temperature = temperature
+        self._forward = PolicyForward(policy, settings, temperature)
         self._optimizer = Descent(policy.trainable, settings.optimizer, steps)
         self._summed = [term for term in objectives if not isinstance(term, Separate)]
         self._separate = {
@@ -68,18 +65,16 @@ class Learner:
         sequences = [row for row in batch.sequences if row.completion_length and self._is_wanted(row)]
         for objective in self._objectives:
             objective.begin(batch)
-        losses, padded_tokens = dict.fromkeys(["", *self._separate], 0.0), 0
+        losses, load = dict.fromkeys(["", *self._separate], 0.0), Load()
         self.policy.model.train()
-        for micro in micro_batches(sequences, self._settings.microbatch_tokens, self.policy.device):
-            forward = self._forward(micro)
+        for micro, forward in self._forward.passes(sequences, load):
             self._backward(micro, forward, losses)
-            padded_tokens += micro.input_ids_BT.numel()
         learning_rates = {name: descent.learning_rate for name, descent in self._descents.items()}
         norms = self._update(losses)
         metrics = {
             "nonfinite_steps": float(self._nonfinite.steps),
             "train_tokens": float(sum(len(row.token_ids) for row in sequences)),
-            "padded_tokens": float(padded_tokens),
+            **load.metrics(),
             "learner_peak_mib": _peak_mib(self.policy.device),
         }
         for name in losses:
@@ -112,36 +107,9 @@ class Learner:
             self._descents[name].backward(loss, keep_graph=left > 0)
             losses[name] += loss.item()
 
-    @torch.no_grad()
     def reference_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
-        """Log-probabilities (C,) of each sequence's completion under the base model, its adapter switched off."""
-        offsets = np.cumsum([0, *(row.completion_length for row in sequences)])
-        places = [
-            replace(row, extras={_PLACE: np.arange(start, start + row.completion_length, dtype=np.float64)})
-            for row, start in zip(sequences, offsets, strict=False)
-        ]
-        found = torch.empty(int(offsets[-1]))
-        with _evaluating(self.policy.model), self.policy.model.disable_adapter():
-            for micro in micro_batches(places, self._settings.microbatch_tokens, self.policy.device):
-                logprobs_C = self._logprobs(micro, self._hidden(micro))
-                found[micro.extras_C[_PLACE].long().cpu()] = logprobs_C.float().cpu()
-        return np.split(found.numpy(), offsets[1:-1])
-
-    def _forward(self, micro: MicroBatch) -> Forward:
-        current_C = None
-        if self._settings.lora.dropout > 0:
-            with torch.no_grad(), _evaluating(self.policy.model):
-                current_C = self._logprobs(micro, self._hidden(micro))
-        hidden_CH = self._hidden(micro)
-        logprobs_C = self._logprobs(micro, hidden_CH)
-        return Forward(logprobs_C, logprobs_C.detach() if current_C is None else current_C, hidden_CH, self.policy.head)
-
-    def _hidden(self, micro: MicroBatch) -> Tensor:
-        hidden_BTH = self.policy.hidden_states(micro.input_ids_BT, micro.attention_mask_BT)
-        return hidden_BTH[:, :-1].flatten(0, 1)[micro.position_C]
-
-    def _logprobs(self, micro: MicroBatch, hidden_CH: Tensor) -> Tensor:
-        return token_logprobs(hidden_CH, self.policy.head, micro.target_C, self._temperature)
+        """Log-probabilities (C,) of each sequence's completion under the base model."""
+        return self._forward.reference_logprobs(sequences)
 
     def _update(self, losses: dict[str, float]) -> dict[str, float]:
         """Step every optimiser and schedule unless that would spoil them; the gradients' norms before clipping."""
@@ -208,13 +176,3 @@ def _peak_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Any:
-    """Without dropout: the distribution the engine samples from."""
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train()

@@ -1,70 +1,74 @@
-"""Ragged sequences into padded micro-batches of similar length, within a budget of padded tokens."""
+"""Ragged sequences into packed micro-batches, within a budget of tokens."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from treeopo.learner.packing import Packing, pack, shared_lengths
 from treeopo.records import TrainSequence
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """B sequences padded on the right to T. The other fields are flat over their C completion tokens, row by row.
+    """Sequences, packed without their last tokens, which predict nothing. The other fields are flat over their C
+    completion tokens, sequence by sequence.
 
-    position_C indexes the flattened (B, T - 1) grid of predictions: the hidden state at t predicts token t + 1.
+    position_C: which of the packed tokens predicts each; several may be predicted by one.
     """
 
-    input_ids_BT: Tensor
-    attention_mask_BT: Tensor
+    packing: Packing
     position_C: Tensor
     target_C: Tensor
     behaviour_C: Tensor
     advantage_C: Tensor
-    row_C: Tensor  # which of the B sequences each token belongs to, 0 to B - 1; a sequence is never split
+    row_C: Tensor  # which of the sequences each token belongs to, from 0; a sequence is never split
     length_C: Tensor  # completion tokens of the sequence each token belongs to
     extras_C: Mapping[str, Tensor]  # the columns of `TrainSequence.extras`, which all sequences of a batch share
 
 
-def micro_batches(sequences: Sequence[TrainSequence], budget: int, device: torch.device) -> Iterator[MicroBatch]:
-    """Longest first, so that the first micro-batch needs the most memory and each row is padded the least.
+def micro_batches(
+    sequences: Sequence[TrainSequence], budget: int, device: torch.device, *, share: bool = True
+) -> Iterator[MicroBatch]:
+    """At most `budget` tokens each, a shared prefix counted once; a sequence longer than that travels alone.
 
-    A sequence longer than the budget travels alone.
+    With `share`, in lexicographic order, so that what can be shared stands together; otherwise longest first, so that
+    the first micro-batch needs the most memory.
     """
-    rest = sorted(sequences, key=lambda sequence: len(sequence.token_ids), reverse=True)
-    while rest:
-        rows = max(1, budget // len(rest[0].token_ids))
-        yield _pad(rest[:rows], device)
-        rest = rest[rows:]
+    if share:
+        rest = sorted(sequences, key=lambda row: np.asarray(row.token_ids).tolist())
+    else:
+        rest = sorted(sequences, key=lambda row: len(row.token_ids), reverse=True)
+    common = shared_lengths([row.token_ids[:-1] for row in rest]) if share else [0] * len(rest)
+    start, tokens = 0, 0
+    for index, row in enumerate(rest):
+        length = len(row.token_ids) - 1
+        tokens += length - common[index]
+        if index > start and tokens > budget:
+            yield _micro_batch(rest[start:index], device, share)
+            start, tokens = index, length
+    if rest:
+        yield _micro_batch(rest[start:], device, share)
 
 
-def _pad(rows: Sequence[TrainSequence], device: torch.device) -> MicroBatch:
-    width = len(rows[0].token_ids)
-    input_ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    position, behaviour, advantage, owner, length = [], [], [], [], []
-    for index, row in enumerate(rows):
-        tokens = len(row.token_ids)
-        completion = tokens - row.prefix_length
-        input_ids[index, :tokens] = torch.as_tensor(row.token_ids)
-        mask[index, :tokens] = 1
-        position.append(torch.arange(row.prefix_length - 1, tokens - 1) + index * (width - 1))
-        behaviour.append(torch.as_tensor(row.behaviour_logprobs))
-        advantage.append(torch.as_tensor(row.advantages))
-        owner.append(torch.full((completion,), index))
-        length.append(torch.full((completion,), completion, dtype=torch.float32))
-    position_C = torch.cat(position)
+def _micro_batch(rows: Sequence[TrainSequence], device: torch.device, share: bool) -> MicroBatch:
+    packing, paths = pack([row.token_ids[:-1] for row in rows], share=share, device=device)
+    lengths = [row.completion_length for row in rows]
+
+    def column(values: Sequence[npt.NDArray[Any]]) -> Tensor:
+        return torch.as_tensor(np.concatenate(values)).to(device)
+
     return MicroBatch(
-        input_ids_BT=input_ids.to(device),
-        attention_mask_BT=mask.to(device),
-        position_C=position_C.to(device),
-        target_C=input_ids[:, 1:].reshape(-1)[position_C].to(device),
-        behaviour_C=torch.cat(behaviour).to(device),
-        advantage_C=torch.cat(advantage).to(device),
-        row_C=torch.cat(owner).to(device),
-        length_C=torch.cat(length).to(device),
-        extras_C={
-            name: torch.cat([torch.as_tensor(row.extras[name]) for row in rows]).to(device) for name in rows[0].extras
-        },
+        packing=packing,
+        position_C=column([path[row.prefix_length - 1 :] for path, row in zip(paths, rows, strict=True)]),
+        target_C=column([row.token_ids[row.prefix_length :].astype(np.int64) for row in rows]),
+        behaviour_C=column([row.behaviour_logprobs for row in rows]),
+        advantage_C=column([row.advantages for row in rows]),
+        row_C=column([np.full(length, index) for index, length in enumerate(lengths)]),
+        length_C=column([np.full(length, length, dtype=np.float32) for length in lengths]),
+        extras_C={name: column([row.extras[name] for row in rows]) for name in rows[0].extras},
     )

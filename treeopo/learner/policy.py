@@ -1,6 +1,8 @@
 """The student: a frozen base model with a LoRA adapter, and the two forms in which it leaves the learner."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from treeopo.errors import ModelError
+from treeopo.learner.packed_attention import can_pack, pack_attention, packed_hidden_states, padded_hidden_states
+from treeopo.learner.packing import Packing
 from treeopo.learner.settings import LoraSettings
 
 
@@ -23,6 +27,9 @@ class LoraPolicy:
     def __init__(self, model: PeftModel) -> None:
         self.model = model
         self.device = next(model.parameters()).device
+        self.packs = can_pack(model.get_base_model())
+        if self.packs:
+            pack_attention(model.get_base_model())
 
     @classmethod
     def load(
@@ -63,6 +70,21 @@ class LoraPolicy:
         hidden: Tensor = backbone(input_ids=input_ids_BT, attention_mask=attention_mask_BT).last_hidden_state
         return hidden
 
+    def packed_hidden_states(self, packing: Packing) -> Tensor:
+        """Final hidden states (U, H) of packed tokens; computed on padded sequences if the model does not pack."""
+        backbone = self.model.get_base_model().get_decoder()
+        return packed_hidden_states(backbone, packing) if self.packs else padded_hidden_states(backbone, packing)
+
+    def checkpoint_activations(self) -> None:
+        """Keep one hidden state per layer and token, and compute the rest of a layer again in the backward pass."""
+        self.model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Within it the policy is its own base model, without dropout: the reference, and no second copy of it."""
+        with self.model.disable_adapter(), evaluating(self.model):
+            yield
+
     @property
     def head(self) -> nn.Module:
         """The map from hidden states to logits (H to V)."""
@@ -94,6 +116,17 @@ class LoraPolicy:
         partial = path.with_suffix(".partial")
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in merged.items()}, str(partial))
         os.replace(partial, path)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout: the distribution the engine samples from."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def _check_adapted(model: PeftModel, name: str) -> None:

@@ -62,7 +62,8 @@ class LearnerSettings:
     weights against staleness and engine mismatch, ratios bounded by correction_low and correction_high (None: the
     preset's standard). clip_low, clip_high: PPO's epsilons (None: no clip on that side). max_nonfinite_steps: so many
     in a row end the run. dtype of the frozen base weights (None: bfloat16 on GPUs, float32 on CPUs); the adapter is
-    always float32. threads: torch's on a CPU. microbatch_tokens: of a forward pass, with padding.
+    always float32. threads: torch's on a CPU. microbatch_tokens: of a forward pass, a shared prefix counted once.
+    share_prefixes: compute it once (auto: where the model can). gradient_checkpointing: less memory, one more forward.
     """
 
     aggregation: Aggregation = "sum"
@@ -76,6 +77,8 @@ class LearnerSettings:
     dtype: Literal["bfloat16", "float32"] | None = None
     threads: int = 1
     microbatch_tokens: int = 16384
+    share_prefixes: Literal["auto", "on", "off"] = "auto"
+    gradient_checkpointing: bool = False
     lora: LoraSettings = LoraSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
 

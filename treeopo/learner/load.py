@@ -1,0 +1,52 @@
+"""What a step ran through the model: how much of it was padding, and how much sharing prefixes saved."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from treeopo.errors import ConfigError
+from treeopo.learner.packing import Packing
+from treeopo.learner.policy import LoraPolicy
+
+
+class Load:
+    """Sums over the micro-batches of a step."""
+
+    def __init__(self) -> None:
+        self._tokens = self._run = self._distinct = 0
+        self._entropy, self._completion_tokens = 0.0, 0
+
+    def add(self, packing: Packing, packs: bool, entropy_C: Tensor) -> None:
+        places = sum(grid.numel() for grid in packing.grids)
+        self._distinct += len(packing.tokens_U)
+        self._tokens += packing.places
+        self._run += len(packing.tokens_U) if packs else places
+        self._entropy += entropy_C.sum().item()
+        self._completion_tokens += len(entropy_C)
+
+    def metrics(self) -> dict[str, float]:
+        """padding_share: of the tokens run through the model; shared_share: of the sequences' tokens, those that
+        needed no run of their own; entropy: mean over completion tokens, in nats, under dropout if there is any.
+        Absent if nothing was run.
+        """
+        if not self._run:
+            return {}
+        return {
+            "padding_share": max(0.0, 1 - self._tokens / self._run),
+            "shared_share": 1 - self._distinct / self._tokens,
+            "entropy": self._entropy / self._completion_tokens,
+        }
+
+
+def shares(setting: Literal["auto", "on", "off"], policy: LoraPolicy) -> bool:
+    """Whether prefixes are computed once.
+
+    Raises:
+        ConfigError: they are to be, but this model's attention is not plain causal attention.
+    """
+    if setting == "on" and not policy.packs:
+        raise ConfigError(
+            "learner.share_prefixes is on, but this model has attention that cannot be packed (windows, recurrences or "
+            "an implementation of its own); use auto or off"
+        )
+    return setting != "off" and policy.packs
