@@ -68,7 +68,7 @@ async def speed(side: Callable[[], Awaitable[int]]) -> float:
 
 async def run(model: str, problems: int, samples: int, repeats: int) -> None:
     problem_set = load_problem_set("staged-arithmetic:easy:test", problems)
-    prompter = Prompter(ModelTokenizer(model), PromptSettings(), problem_set.template)
+    prompter = Prompter(ModelTokenizer(model), PromptSettings(), problem_set)
     questions = [Question(problem, prompter(problem)) for problem in problem_set]
     longest = max(len(question.prompt_ids) for question in questions)
     engine = VllmEngine.start(model, EngineOptions(max_model_tokens=longest + MAX_NEW_TOKENS))

@@ -64,7 +64,7 @@ def build_store(
     teacher = config.teacher or str(embedded(config.problems).teacher)
     problem_set = load_problem_set(config.problems, config.limit, config.grading.family)
     tokenizer = ModelTokenizer(teacher)
-    prompter = Prompter(tokenizer, config.prompt, problem_set.template)
+    prompter = Prompter(tokenizer, config.prompt, problem_set)
     meta = StoreMeta(
         tokenizer_fingerprint=tokenizer.fingerprint,
         teacher=teacher,
@@ -321,7 +321,7 @@ async def _evaluate(
 
 def _questions(tokenizer: ModelTokenizer, settings: PromptSettings, problem_set: ProblemSet) -> list[Question]:
     """Raises `ProblemError` if there is no problem."""
-    prompter = Prompter(tokenizer, settings, problem_set.template)
+    prompter = Prompter(tokenizer, settings, problem_set)
     questions = [Question(problem, prompter(problem), prompter.stop) for problem in problem_set]
     if not questions:
         raise ProblemError(f"{problem_set.spec}: there is no problem to evaluate on")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from treeopo_cli.options import ConfigFile, Limit, Seed, Set
+from treeopo_cli.options import ConfigFile, Examples, Limit, Prompt, Seed, Set, Shots
 
 
 def evaluate(
@@ -29,14 +29,9 @@ def evaluate(
     samples: Annotated[
         int | None, typer.Option(help="Completions a problem at temperature 1, beside the greedy one.  [default: 0]")
     ] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(help="plain, or chat for the tokenizer's chat template.  [default: plain]", show_default=False),
-    ] = None,
-    shots: Annotated[int | None, typer.Option(help="Worked examples before each question.", show_default=False)] = None,
-    examples: Annotated[
-        str | None, typer.Option(help="The problem set they come from, e.g. gsm8k:train.", show_default=False)
-    ] = None,
+    prompt: Prompt = None,
+    shots: Shots = None,
+    examples: Examples = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Directory for scores.json and every completion; goes on if stopped."),

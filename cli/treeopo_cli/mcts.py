@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from treeopo_cli.options import ConfigFile, Limit, Seed, Set
+from treeopo_cli.options import ConfigFile, Examples, Limit, Prompt, Seed, Set, Shots
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -36,6 +36,9 @@ def build(
     branching: Annotated[
         int | None, typer.Option(help="Children of a node at most.  [default: 5]", show_default=False)
     ] = None,
+    prompt: Prompt = None,
+    shots: Shots = None,
+    examples: Examples = None,
     limit: Limit = None,
     seed: Seed = None,
     config: ConfigFile = None,
@@ -54,6 +57,9 @@ def build(
         "output": output,
         "teacher": teacher,
         "problems": problems,
+        "prompt.style": prompt,
+        "prompt.shots": shots,
+        "prompt.examples": examples,
         "limit": limit,
         "seed": seed,
         "search.rollouts": rollouts,

@@ -12,6 +12,17 @@ Seed = Annotated[
     int | None, typer.Option("--seed", help="Seed of everything random.  [default: 0]", show_default=False)
 ]
 Limit = Annotated[int | None, typer.Option("--limit", help="Use the first N problems.", show_default=False)]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt", help="plain, or chat for the tokenizer's chat template.  [default: plain]", show_default=False
+    ),
+]
+Shots = Annotated[int | None, typer.Option("--shots", help="Worked examples before each question.", show_default=False)]
+Examples = Annotated[
+    str | None,
+    typer.Option("--examples", help="The problem set they come from, e.g. gsm8k:train.", show_default=False),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any other setting, e.g. --set rollout.max_staleness=4.", show_default=False),

@@ -8,12 +8,14 @@ import pytest
 
 from treeopo.engines.scripted import CharTokenizer
 from treeopo.errors import ConfigError, ProblemError
-from treeopo.problems.problem_set import PromptTemplate
+from treeopo.problems.problem_set import ProblemSet, PromptTemplate
 from treeopo.problems.prompting import Message, Prompter, PromptSettings
+from treeopo.problems.settings import Family
 from treeopo.records import Problem
 
 PROBLEM = Problem("p", "How many?", "3")
 PLAIN = PromptTemplate()
+NUMBERS = ProblemSet("numbers", (PROBLEM,))
 
 
 class Chatting(CharTokenizer):
@@ -31,8 +33,8 @@ def examples(tmp_path: Path) -> str:
     return str(path)
 
 
-def shown(settings: PromptSettings) -> tuple[str, tuple[str, ...]]:
-    prompter = Prompter(Chatting(), settings, PLAIN)
+def shown(settings: PromptSettings, problem_set: ProblemSet = NUMBERS) -> tuple[str, tuple[str, ...]]:
+    prompter = Prompter(Chatting(), settings, problem_set)
     return CharTokenizer().decode(prompter(PROBLEM)), prompter.stop
 
 
@@ -56,6 +58,14 @@ def test_a_chat_prompt_is_the_tokenizer_s_and_examples_are_earlier_turns(example
     assert text.index("How many?") > text.index("#### 1")
     assert text.endswith("<assistant>")
     assert stop == ()
+
+
+def test_a_chat_asks_for_the_answer_in_the_form_that_is_graded() -> None:
+    chat = PromptSettings(style="chat")
+    assert "####" in shown(chat)[0]
+    text, _ = shown(chat, ProblemSet("latex", (PROBLEM,), family=Family.MATH))
+    assert "\\boxed{}" in text
+    assert "####" not in text
 
 
 def test_a_template_is_a_file_that_a_user_can_replace(tmp_path: Path) -> None:

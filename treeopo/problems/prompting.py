@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from treeopo.errors import ConfigError, ProblemError, require
-from treeopo.problems.problem_set import STEP_SEPARATOR, PromptTemplate
+from treeopo.problems.problem_set import STEP_SEPARATOR, ProblemSet, PromptTemplate
+from treeopo.problems.settings import Family
 from treeopo.problems.spec import load_problems
 from treeopo.records import Problem
 
 Message = dict[str, str]
 
-CHAT_TEXT = (
-    "{question}\n\nSolve it step by step, with a blank line after each step. "
-    "End with a line that holds #### and the answer."
-)
+_NUMBER_LINE = "End with a line that holds #### and the answer."
+_CHAT_ENDINGS = {
+    Family.NUMBER: _NUMBER_LINE,
+    Family.NUMBER_STRICT: _NUMBER_LINE,
+    Family.MATH: "Put the final answer in \\boxed{}.",
+}
 
 
 STOP_KEY = "stop"
@@ -60,10 +63,10 @@ class Prompter:
         ModelError: style chat and a tokenizer without a chat template.
     """
 
-    def __init__(self, tokenizer: Encode, settings: PromptSettings, plain: PromptTemplate) -> None:
+    def __init__(self, tokenizer: Encode, settings: PromptSettings, problem_set: ProblemSet) -> None:
         self._tokenizer = tokenizer
         self._chat = settings.style == "chat"
-        own = CHAT_TEXT if self._chat else plain.text
+        own = _chat_text(problem_set.family) if self._chat else problem_set.template.text
         self._template = own if settings.template is None else _read(settings.template, self._chat)
         self._examples = _examples(settings)
         opening = self._template.partition("{question}")[0].strip()
@@ -83,6 +86,11 @@ class Prompter:
 
     def _render(self, problem: Problem) -> str:
         return self._template.replace("{question}", problem.question)
+
+
+def _chat_text(family: Family) -> str:
+    ending = _CHAT_ENDINGS[family]
+    return f"{{question}}\n\nSolve it step by step, with a blank line after each step. {ending}"
 
 
 def _read(path: Path, chat: bool) -> str:
