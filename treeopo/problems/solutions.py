@@ -41,7 +41,7 @@ def worked_solutions(settings: SolutionSettings, tokenizer: EncodeWithEnd) -> li
     """
     assert settings.problems is not None
     problem_set = load_problem_set(settings.problems, settings.limit)
-    prompter = Prompter(tokenizer, settings.prompt, problem_set.template)
+    prompter = Prompter(tokenizer, settings.prompt, problem_set)
     pairs = [
         (prompter(problem), [*tokenizer.encode(problem.solution), tokenizer.eos_token_id])
         for problem in problem_set
