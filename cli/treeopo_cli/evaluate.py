@@ -11,9 +11,7 @@ from treeopo_cli.options import ConfigFile, Examples, Limit, Prompt, Seed, Set, 
 def evaluate(
     model: Annotated[
         str | None,
-        typer.Argument(
-            help="Hub name, directory, adapter or run.  [default: the embedded student]", show_default=False
-        ),
+        typer.Argument(help="Hub name, directory, adapter or run.", show_default="the embedded student"),
     ] = None,
     against: Annotated[
         str | None, typer.Option(help="A second model, compared on the same problems.", show_default=False)
@@ -21,13 +19,14 @@ def evaluate(
     problems: Annotated[
         list[str] | None,
         typer.Option(
-            help="As for mcts build; repeat it for several sets.  [default: staged-arithmetic:easy:test]",
-            show_default=False,
+            help="As for mcts build; repeat it for several sets.",
+            show_default="staged-arithmetic:easy:test",
         ),
     ] = None,
     limit: Limit = None,
     samples: Annotated[
-        int | None, typer.Option(help="Completions a problem at temperature 1, beside the greedy one.  [default: 0]")
+        int | None,
+        typer.Option(help="Completions a problem at temperature 1, beside the greedy one.", show_default="0"),
     ] = None,
     prompt: Prompt = None,
     shots: Shots = None,

@@ -21,21 +21,19 @@ def build(
         "trees.zarr"
     ),
     teacher: Annotated[
-        str | None, typer.Option(help="Hub name or directory.  [default: the embedded teacher]", show_default=False)
+        str | None, typer.Option(help="Hub name or directory.", show_default="the embedded teacher")
     ] = None,
     problems: Annotated[
         str | None,
         typer.Option(
-            help="staged-arithmetic, gsm8k, gsm-symbolic, math or math500, with :split and [first:end] if wanted, or a "
-            "JSON Lines or Parquet file.  [default: staged-arithmetic:easy:train]",
-            show_default=False,
+            help="staged-arithmetic, gsm8k, gsm-symbolic, math or math500, as in gsm8k:train\\[:200], or a JSON Lines or "
+            "Parquet file.",
+            show_default="staged-arithmetic:easy:train",
         ),
     ] = None,
-    rollouts: Annotated[int | None, typer.Option(help="Traces per problem.  [default: 16]", show_default=False)] = None,
-    depth: Annotated[int | None, typer.Option(help="Steps at most.  [default: 5]", show_default=False)] = None,
-    branching: Annotated[
-        int | None, typer.Option(help="Children of a node at most.  [default: 5]", show_default=False)
-    ] = None,
+    rollouts: Annotated[int | None, typer.Option(help="Traces per problem.", show_default="16")] = None,
+    depth: Annotated[int | None, typer.Option(help="Steps at most.", show_default="5")] = None,
+    branching: Annotated[int | None, typer.Option(help="Children of a node at most.", show_default="5")] = None,
     prompt: Prompt = None,
     shots: Shots = None,
     examples: Examples = None,

@@ -8,15 +8,11 @@ import typer
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="TOML file with any setting; flags win over it.", show_default=False)
 ]
-Seed = Annotated[
-    int | None, typer.Option("--seed", help="Seed of everything random.  [default: 0]", show_default=False)
-]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.", show_default="0")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Use the first N problems.", show_default=False)]
 Prompt = Annotated[
     str | None,
-    typer.Option(
-        "--prompt", help="plain, or chat for the tokenizer's chat template.  [default: plain]", show_default=False
-    ),
+    typer.Option("--prompt", help="plain, or chat for the tokenizer's chat template.", show_default="plain"),
 ]
 Shots = Annotated[int | None, typer.Option("--shots", help="Worked examples before each question.", show_default=False)]
 Examples = Annotated[

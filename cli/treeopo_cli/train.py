@@ -9,43 +9,42 @@ from treeopo_cli.options import ConfigFile, Seed, Set
 
 
 def train(
-    store: Annotated[
-        Path | None, typer.Argument(help="The tree store to train on.  [default: trees.zarr]", show_default=False)
-    ] = None,
+    store: Annotated[Path | None, typer.Argument(help="The tree store to train on.", show_default="trees.zarr")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory of the new run.")] = Path("runs/latest"),
     resume: Annotated[
         Path | None, typer.Option(help="Go on with this run, under its own settings.", show_default=False)
     ] = None,
     student: Annotated[
-        str | None, typer.Option(help="Hub name or directory.  [default: the embedded student]", show_default=False)
+        str | None, typer.Option(help="Hub name or directory.", show_default="the embedded student")
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="A name that `treeopo methods` lists.  [default: tree-opo]", show_default=False)
+        str | None, typer.Option(help="A name that `treeopo methods` lists.", show_default="tree-opo")
     ] = None,
     advantage: Annotated[
         str | None,
         typer.Option(
-            help="expectation, optimistic, pessimistic, flat, trace, loo, posterior, qp-hard, qp-convex or qp-soft.  "
-            "[default: expectation]",
-            show_default=False,
+            help="expectation, optimistic, pessimistic, flat, trace, loo, posterior, qp-hard, qp-convex or qp-soft.",
+            show_default="expectation",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of the run.", show_default=False)] = None,
     asynchronous: Annotated[
         bool | None,
         typer.Option(
-            "--async/--sync", help="Overlap rollouts and learning, one version stale, or take turns.  [default: async]"
+            "--async/--sync",
+            help="Overlap rollouts and learning, one version stale, or take turns.",
+            show_default="async",
         ),
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="AdamW, falling along a cosine.  [default: 3e-5, embedded 3e-4]", show_default=False),
+        typer.Option(help="AdamW, falling along a cosine.", show_default="3e-5, embedded 3e-4"),
     ] = None,
     publish: Annotated[
         str | None,
         typer.Option(
-            help="How new policies reach the engine: merged weights or an adapter a version.  [default: by device]",
-            show_default=False,
+            help="How new policies reach the engine: merged weights or an adapter a version.",
+            show_default="by device",
         ),
     ] = None,
     retokenize: Annotated[
@@ -56,9 +55,7 @@ def train(
         str | None,
         typer.Option(help="Evaluate on this problem set beside training, and keep the best.", show_default=False),
     ] = None,
-    eval_every: Annotated[
-        int | None, typer.Option(help="Steps between two evaluations.  [default: 20]", show_default=False)
-    ] = None,
+    eval_every: Annotated[int | None, typer.Option(help="Steps between two evaluations.", show_default="20")] = None,
     seed: Seed = None,
     config: ConfigFile = None,
     set_: Set = None,

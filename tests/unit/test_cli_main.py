@@ -4,6 +4,7 @@ import errno
 
 import pytest
 from treeopo_cli import main as cli
+from typer.testing import CliRunner
 
 from treeopo.errors import ConfigError, DivergedError, EngineDeadError
 
@@ -44,3 +45,10 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cli, "app", fail)
     with pytest.raises(AssertionError, match="a bug"):
         cli.main()
+
+
+@pytest.mark.parametrize("command", [["train"], ["mcts", "build"], ["eval"]])
+def test_help_shows_what_holds_where_an_option_is_not_given(command: list[str]) -> None:
+    shown = CliRunner().invoke(cli.app, [*command, "--help"]).output
+    assert shown.count("[default:") >= 4
+    assert "the embedded" in shown
