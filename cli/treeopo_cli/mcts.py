@@ -26,8 +26,8 @@ def build(
     problems: Annotated[
         str | None,
         typer.Option(
-            help="staged-arithmetic, gsm8k, gsm-symbolic, math or math500, as in gsm8k:train\\[:200], or a JSON Lines or "
-            "Parquet file.",
+            help="staged-arithmetic, gsm8k, gsm-symbolic, math or math500, as in gsm8k:train\\[:200], or a JSON Lines "
+            "or Parquet file.",
             show_default="staged-arithmetic:easy:train",
         ),
     ] = None,
