@@ -28,6 +28,9 @@ __all__ = [
     "strip_calculator",
 ]
 
+Exact = int | Fraction
+"""A number without rounding; `int` where it is written as one, which is several times as fast."""
+
 _LINE_CHARS = 256
 _MAX_DIGITS = 64
 _DRESS = str.maketrans({**dict.fromkeys("$€£¥\\"), "\N{MINUS SIGN}": "-"})
@@ -47,19 +50,19 @@ def strip_calculator(text: str) -> str:
     return _CALCULATOR.sub("", text)
 
 
-def parse_number(text: str) -> Fraction | None:
+def parse_number(text: str) -> Exact | None:
     """The one number in `text`: `-1,234.50`, `$3`, `3/4`, `42 apples`; None where there is none, or more than one."""
     numbers = _ANY.findall(_plain(text))
     return _value(*numbers[0]) if len(numbers) == 1 else None
 
 
-def marked_answer(text: str) -> Fraction | None:
+def marked_answer(text: str) -> Exact | None:
     """The number on the line after the last `####` of a solution (None: no mark, or not a number)."""
     _, mark, rest = tail(text).rpartition(ANSWER_MARK)
     return _stated(rest) if mark else None
 
 
-def final_answer(text: str) -> Fraction | None:
+def final_answer(text: str) -> Exact | None:
     """The number that a solution ends in: after the last of `####`, `\\boxed{}` and "answer is".
 
     A `####` or `\\boxed` without a readable number is no answer, whatever stands before it; "answer is" counts only
@@ -104,14 +107,14 @@ def number_answer_strict(text: str) -> str:
     return _reduced(marked_answer(text))
 
 
-def _reduced(answer: Fraction | None) -> str:
+def _reduced(answer: Exact | None) -> str:
     return "" if answer is None else str(answer)
 
 
 _gold = lru_cache(maxsize=16_384)(parse_number)
 
 
-def _stated(rest: str) -> Fraction | None:
+def _stated(rest: str) -> Exact | None:
     """The number that the first line of `rest` begins with, or the only one it holds."""
     line = _plain(rest.lstrip().partition("\n")[0])
     number = _leading(line)
@@ -121,7 +124,7 @@ def _stated(rest: str) -> Fraction | None:
     return _value(*numbers[0]) if len(numbers) == 1 else None
 
 
-def _leading(line: str) -> Fraction | None:
+def _leading(line: str) -> Exact | None:
     found = _FIRST.match(line)
     return _value(*found.groups()) if found and not _MORE.match(line, found.end()) else None
 
@@ -139,11 +142,14 @@ def _plain(line: str) -> str:
     return line.translate(_DRESS)
 
 
-def _value(sign: str, digits: str, denominator: str | None) -> Fraction | None:
+def _value(sign: str, digits: str, denominator: str | None) -> Exact | None:
     if len(digits) + len(denominator or "") > _MAX_DIGITS:
         return None
+    digits = digits.replace(",", "")
+    if "." not in digits and not denominator:
+        return -int(digits) if sign == "-" else int(digits)
     divisor = int(denominator or "1")
     if divisor == 0:
         return None
-    value = Fraction(digits.replace(",", "")) / divisor
+    value = Fraction(digits) / divisor
     return -value if sign == "-" else value
