@@ -43,7 +43,7 @@ from treeopo.run_directory import RunDirectory
 from treeopo.search.build import BuildProgress, build_trees
 from treeopo.search.report import TreeReport
 from treeopo.serving import BASE, Served, adapters, resolve, serve
-from treeopo.training import HeldOut, Notify, run_training
+from treeopo.training import HeldOut, Notify, StartEngine, run_training
 
 if TYPE_CHECKING:
     from treeopo.tiny import TinyModels
@@ -148,7 +148,12 @@ class TrainSummary:
     best: dict[str, float] | None  # version and figures of the best policy, if the run was evaluated
 
 
-def train(run: RunDirectory, notify: Notify, on_step: Callable[[int, Metrics], None]) -> TrainSummary:
+def train(
+    run: RunDirectory,
+    notify: Notify,
+    on_step: Callable[[int, Metrics], None],
+    start_engine: StartEngine = start_engine,
+) -> TrainSummary:
     """Train the configured student by the configured method, from the newest checkpoint of the run if it has one.
 
     SIGINT and SIGTERM end the run after the step under way, with a checkpoint. A complete run is only summed up.
@@ -169,7 +174,7 @@ def train(run: RunDirectory, notify: Notify, on_step: Callable[[int, Metrics], N
     held_out = _held_out(config, tokenizer)
     run.begin()
     if not run.is_complete:
-        steps_taken = partial(run_training, run, student, tokenizer, parts, held_out, notify, on_step)
+        steps_taken = partial(run_training, run, student, tokenizer, parts, held_out, notify, on_step, start_engine)
         asyncio.run(_graded(family(config, store), config.grading, steps_taken))
     steps = read_metrics(run.metrics)
     return TrainSummary(

@@ -6,15 +6,14 @@ publish      the policy to the engine, once no evaluation is under way on the on
 after_step   metrics, checkpoint, evaluation; says whether to go on
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from shutil import rmtree
 from typing import TYPE_CHECKING
 
-from treeopo.engines.launch import start_engine
 from treeopo.engines.policy_files import PolicyFiles
-from treeopo.engines.settings import Adapters
+from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import DivergedError
 from treeopo.evaluation.accuracy import Question, Scores, evaluate
@@ -39,6 +38,9 @@ if TYPE_CHECKING:
 
 Notify = Callable[[str], None]
 """Told in a few words what comes next, where that takes seconds."""
+
+StartEngine = Callable[[str, EngineOptions, Adapters], Awaitable[Engine]]
+"""Starts an engine that serves a base model (hub name or directory) as version 0, and takes policies of that form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ async def run_training(
     held_out: HeldOut | None,
     notify: Notify,
     on_step: Callable[[int, Metrics], None],
+    start_engine: StartEngine,
     grader: Grader,
 ) -> None:
     """Load the student, start its engine if the method needs one, and train from the newest checkpoint to the end.

@@ -22,8 +22,9 @@ class Checkpoints:
         An interrupted or failed write leaves the earlier checkpoints as they were.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
+        for left in self._directory.glob(".partial-*"):  # by a killed process; a run has one writer
+            shutil.rmtree(left)
         partial = self._directory / f".partial-{os.getpid()}"
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         try:
             write(partial)
