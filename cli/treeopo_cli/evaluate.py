@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from treeopo_cli.options import ConfigFile, Examples, Limit, Prompt, Seed, Set, Shots
+from treeopo_cli.options import ConfigFile, Engine, Examples, Limit, Prompt, Seed, Set, Shots
 
 
 def evaluate(
@@ -35,6 +35,7 @@ def evaluate(
         Path | None,
         typer.Option("-o", "--output", help="Directory for scores.json and every completion; goes on if stopped."),
     ] = None,
+    engine: Engine = None,
     seed: Seed = None,
     config: ConfigFile = None,
     set_: Set = None,
@@ -55,6 +56,7 @@ def evaluate(
         "prompt.shots": shots,
         "prompt.examples": examples,
         "output": output,
+        "engine.urls": engine or None,
         "seed": seed,
         **settings(set_),
     }

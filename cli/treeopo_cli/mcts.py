@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from treeopo_cli.options import ConfigFile, Examples, Limit, Prompt, Seed, Set, Shots
+from treeopo_cli.options import ConfigFile, Engine, Examples, Limit, Prompt, Seed, Set, Shots
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -38,6 +38,7 @@ def build(
     shots: Shots = None,
     examples: Examples = None,
     limit: Limit = None,
+    engine: Engine = None,
     seed: Seed = None,
     config: ConfigFile = None,
     set_: Set = None,
@@ -59,6 +60,7 @@ def build(
         "prompt.shots": shots,
         "prompt.examples": examples,
         "limit": limit,
+        "engine.urls": engine or None,
         "seed": seed,
         "search.rollouts": rollouts,
         "search.depth": depth,

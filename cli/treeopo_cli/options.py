@@ -24,6 +24,15 @@ Set = Annotated[
     typer.Option("--set", help="Any other setting, e.g. --set rollout.max_staleness=4.", show_default=False),
 ]
 
+Engine = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine",
+        help="URL of a vLLM server to use instead of starting an engine (docs/servers.md); repeat it for several.",
+        show_default=False,
+    ),
+]
+
 
 def settings(pairs: list[str] | None) -> dict[str, Any]:
     """`name=value` pairs, each value read as TOML where it is TOML and as text where it is not.

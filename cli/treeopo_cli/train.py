@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from treeopo_cli.options import ConfigFile, Seed, Set
+from treeopo_cli.options import ConfigFile, Engine, Seed, Set
 
 
 def train(
@@ -56,6 +56,7 @@ def train(
         typer.Option(help="Evaluate on this problem set beside training, and keep the best.", show_default=False),
     ] = None,
     eval_every: Annotated[int | None, typer.Option(help="Steps between two evaluations.", show_default="20")] = None,
+    engine: Engine = None,
     seed: Seed = None,
     config: ConfigFile = None,
     set_: Set = None,
@@ -84,6 +85,7 @@ def train(
             "retokenize": retokenize,
             "evaluation.problems": eval_problems,
             "evaluation.every": eval_every,
+            "engine.urls": engine or None,
             "seed": seed,
             "learner.optimizer.learning_rate": learning_rate,
             "engine.publish": publish,

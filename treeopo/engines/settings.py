@@ -1,8 +1,9 @@
 """Settings of an inference engine; they need neither torch nor vLLM."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from treeopo.engines.server_settings import ServerSettings, base_url
 from treeopo.errors import require
 
 
@@ -11,6 +12,8 @@ class EngineOptions:
     """How to start an engine. `threads` and `kv_cache_gib` apply on CPUs, `gpu_memory_share` on GPUs.
 
     publish: the carrier of new policies (`treeopo.records.Carrier`); auto chooses by device (docs/vllm.md).
+    urls: vLLM servers to use instead of starting an engine (docs/servers.md), treated as `server` says; what they run
+    on is theirs.
     """
 
     max_model_tokens: int = 768
@@ -21,6 +24,8 @@ class EngineOptions:
     kv_cache_gib: int = 1
     gpu_memory_share: float = 0.5
     publish: Literal["auto", "merged", "adapter"] = "auto"
+    urls: tuple[str, ...] = ()
+    server: ServerSettings = field(default_factory=ServerSettings)
 
     def __post_init__(self) -> None:
         require(self.max_concurrent >= 1, f"engine.max_concurrent is {self.max_concurrent}; use 1 or more")
@@ -28,6 +33,8 @@ class EngineOptions:
         require(self.kv_cache_gib >= 1, f"engine.kv_cache_gib is {self.kv_cache_gib}; it must be at least 1")
         share = self.gpu_memory_share
         require(0 < share <= 1, f"engine.gpu_memory_share is {share}; it must lie in (0, 1]")
+        urls = [base_url(url) for url in self.urls]
+        require(len(set(urls)) == len(urls), "engine.urls names a server twice; name each once")
 
 
 @dataclass(frozen=True, slots=True)
