@@ -1,6 +1,6 @@
 """A training run on disk.
 
-RUN/config.json            the resolved settings and the versions of what they ran on
+RUN/config.json            the resolved settings, and the versions and the machine they ran on
 RUN/metrics.jsonl          one line a step;  RUN/tensorboard/ the same
 RUN/evaluations.jsonl      one line an evaluation beside training
 RUN/best/                  the adapter that did best in them, with its figures
@@ -12,6 +12,7 @@ RUN/adapter/               the trained adapter in PEFT's format with its tokeniz
 
 import json
 import os
+import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -68,7 +69,7 @@ class RunDirectory:
         """
         if self.is_started:
             return
-        record = {"config": self.config.model_dump(mode="json"), "versions": _versions()}
+        record = {"config": self.config.model_dump(mode="json"), "versions": _versions(), "machine": _machine()}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             partial = self.path / "config.json.partial"
@@ -118,6 +119,14 @@ class RunDirectory:
     @property
     def is_complete(self) -> bool:
         return (self.adapter / "adapter_config.json").exists()
+
+
+def _machine() -> dict[str, str]:
+    """What the figures depend on beside the versions."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {"python": platform.python_version(), "platform": platform.platform(), "device": device}
 
 
 def _versions() -> dict[str, str]:

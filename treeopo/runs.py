@@ -8,6 +8,7 @@ Each returns when its output is complete on disk. torch and vLLM are imported wh
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from shutil import rmtree
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from treeopo_storage import StoreMeta, TreeStore, create_store, open_store, open_writer
@@ -32,6 +34,7 @@ from treeopo.evaluation.periodic import read_best
 from treeopo.inspection import overview
 from treeopo.methods import Need, find_method
 from treeopo.metrics import read_metrics
+from treeopo.model_card import model_card
 from treeopo.problems.grader import Grader, open_grader
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import STOP_KEY, Prompter, PromptSettings
@@ -188,6 +191,31 @@ def train(
         adapter=run.adapter,
         best=read_best(run.best),
     )
+
+
+def export_merged(run: RunDirectory, directory: Path) -> None:
+    """Write the run's adapter (its newest checkpoint's, if it is not complete) merged into its base, with its card.
+
+    Raises:
+        RunError: the run has no adapter yet, or `directory` holds something or cannot be written.
+        ModelError: the base cannot be loaded.
+    """
+    from treeopo.learner.export import save_merged_model
+
+    trained = resolve(str(run.path))
+    if trained.adapter is None:
+        raise RunError(f"{run.path}: the run has taken no step yet; there is no adapter to merge")
+    try:
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise RunError(f"{directory}: is there already; choose another directory for --merge")
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as beside:
+            partial = Path(beside) / "model"
+            save_merged_model(trained.base, trained.adapter, partial)
+            (partial / "README.md").write_text(model_card(run, trained.base, "transformers"), encoding="utf-8")
+            os.replace(partial, directory)
+    except OSError as error:
+        raise RunError(f"{directory}: cannot be written ({error.strerror}); choose another --merge") from None
 
 
 def _held_out(config: TrainConfig, tokenizer: ModelTokenizer) -> HeldOut | None:

@@ -6,9 +6,11 @@ publish      the policy to the engine, once no evaluation is under way on the on
 after_step   metrics, checkpoint, evaluation; says whether to go on
 """
 
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ from treeopo.learner.batch_file import write_batch
 from treeopo.learner.checkpoints import Checkpoints
 from treeopo.methods import Need, find_method
 from treeopo.metrics import JsonLinesSink, TensorBoardSink, read_metrics
+from treeopo.model_card import model_card
 from treeopo.ports import Engine, MetricSink
 from treeopo.problems.grader import Grader, open_grader
 from treeopo.problems.problem_set import ProblemSet
@@ -87,7 +90,13 @@ class Training:
             if self.evaluation:
                 await self.evaluation.settled()
             if self.learner.version == config.steps:
-                await self.learner.export(self.run.adapter, self.tokenizer.hf.save_pretrained)
+                await self.learner.export(self.run.adapter, self._accompany)
+
+    def _accompany(self, adapter: Path) -> None:
+        """What belongs beside a trained adapter: its tokenizer, and a card instead of PEFT's empty one."""
+        self.tokenizer.hf.save_pretrained(adapter)
+        base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        (adapter / "README.md").write_text(model_card(self.run, base, "peft"), encoding="utf-8")
 
     async def close(self) -> None:
         if self.evaluation:

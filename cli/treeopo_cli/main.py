@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from treeopo_cli import demo, evaluate, inspect_tree, mcts, methods, store, train
+from treeopo_cli import demo, evaluate, export, inspect_tree, mcts, methods, store, train
 
 app = typer.Typer(
     name="treeopo",
@@ -17,6 +17,7 @@ app.add_typer(mcts.app, name="mcts", help="Monte Carlo tree search with the teac
 app.command("train")(train.train)
 app.command("methods")(methods.methods)
 app.command("eval")(evaluate.evaluate)
+app.command("export")(export.export)
 app.command("inspect-tree")(inspect_tree.inspect_tree)
 app.add_typer(store.app, name="store", help="Look after tree stores: info, verify, export, import, merge.")
 app.command("demo")(demo.demo)

@@ -64,6 +64,7 @@ class LearnerSettings:
     in a row end the run. dtype of the frozen base weights (None: bfloat16 on GPUs, float32 on CPUs); the adapter is
     always float32. threads: torch's on a CPU. microbatch_tokens: of a forward pass, a shared prefix counted once.
     share_prefixes: compute it once (auto: where the model can). gradient_checkpointing: less memory, one more forward.
+    deterministic: torch's algorithms that give the same bits each time, slower on GPUs; one that cannot is an error.
     """
 
     aggregation: Aggregation = "sum"
@@ -76,6 +77,7 @@ class LearnerSettings:
     max_nonfinite_steps: int = 3
     dtype: Literal["bfloat16", "float32"] | None = None
     threads: int = 1
+    deterministic: bool = False
     microbatch_tokens: int = 16384
     share_prefixes: Literal["auto", "on", "off"] = "auto"
     gradient_checkpointing: bool = False

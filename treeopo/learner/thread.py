@@ -51,6 +51,7 @@ class LearnerThread:
         latest = checkpoints.latest()
 
         def load() -> Learner:
+            _make_deterministic(settings.deterministic)
             torch.manual_seed(seed)
             adapter = latest / "adapter" if latest else None
             policy = LoraPolicy.load(model, settings.lora, dtype=getattr(torch, dtype), device=device, adapter=adapter)
@@ -84,14 +85,14 @@ class LearnerThread:
     async def checkpoint(self) -> None:
         await self._call(self._checkpoints.save, self._learner.version, self._learner.save_state)
 
-    async def export(self, directory: Path, save_tokenizer: Callable[[Path], object]) -> None:
-        """Write the trained adapter with its tokenizer; `directory` appears whole."""
+    async def export(self, directory: Path, accompany: Callable[[Path], None]) -> None:
+        """Write the trained adapter with what `accompany` adds to it; `directory` appears whole."""
 
         def write() -> None:
             partial = directory.with_name(f".{directory.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             self._learner.policy.save_adapter(partial)
-            save_tokenizer(partial)
+            accompany(partial)
             os.replace(partial, directory)
 
         await self._call(write)
@@ -102,3 +103,11 @@ class LearnerThread:
     async def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         assert not kwargs
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
+
+def _make_deterministic(wanted: bool) -> None:
+    """Of the whole process: torch has one switch. cuBLAS reads its workspace size when it is first used."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(wanted)

@@ -1,0 +1,29 @@
+"""A trained adapter merged into its base: a plain transformers model, which any engine loads."""
+
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer
+
+from treeopo.errors import ModelError
+from treeopo.learner.policy import load_base
+
+
+def save_merged_model(base: str, adapter: Path, directory: Path) -> None:
+    """Write model, configurations and tokenizer into `directory`, weights as safetensors in the base's own dtype.
+
+    The sum W + (alpha/r) B A is taken in float32 and rounded once.
+
+    Raises:
+        ModelError: the base cannot be loaded, or the adapter is damaged or not of this base.
+    """
+    dtype = getattr(AutoConfig.from_pretrained(base), "dtype", None) or torch.float32
+    try:
+        adapted = PeftModel.from_pretrained(load_base(base, torch.float32), str(adapter))
+    except (SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{adapter}: not an adapter of {base!r} ({str(error).splitlines()[0]})") from None
+    adapted.merge_and_unload(safe_merge=True).to(dtype).save_pretrained(str(directory))
+    has_tokenizer = (adapter / "tokenizer_config.json").is_file()
+    AutoTokenizer.from_pretrained(str(adapter) if has_tokenizer else base).save_pretrained(str(directory))
