@@ -41,8 +41,12 @@ class PublishPolicy(Protocol):
 class Engine(Generate, PublishPolicy, Protocol):
     """An engine that both generates and takes new policies; `close` leaves no process of its own behind.
 
-    peak_memory_mib: the most memory its processes held so far, 0 where that is not this machine's to know.
+    peak_memory_mib: the most memory its processes held so far, 0 where that is not this machine's to know. restarts:
+    how often it died or hung and was brought back.
     """
+
+    @property
+    def restarts(self) -> int: ...
 
     def peak_memory_mib(self) -> float: ...
 

@@ -132,6 +132,7 @@ class Training:
             metrics = {name: value for name, value in metrics.items() if not name.startswith(("engine_", "rollout_"))}
         else:
             metrics["engine_peak_mib"] = self.engine.peak_memory_mib()
+            metrics["engine_restarts"] = float(self.engine.restarts)
         metrics |= self.grader.take_counts()
         for sink in self.sinks[:2]:
             sink.write(version, metrics)

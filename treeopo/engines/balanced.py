@@ -41,6 +41,7 @@ class BalancedEngine:
     """Make one with `start`, end it with `close`. `sleep` is for tests."""
 
     def __init__(self, members: Sequence[_Member], sleep: Callable[[float], Awaitable[None]]) -> None:
+        self.restarts = 0
         self._members = members
         self._sleep = sleep
         self._policy: tuple[int, Path] | None = None
@@ -166,6 +167,7 @@ class BalancedEngine:
                     if self._policy:
                         await engine.publish(*self._policy)
                     member.engine = engine
+                    self.restarts += 1
             except EngineError:
                 await engine.close()
                 continue

@@ -6,6 +6,7 @@ merged    base and adapter, multiplied out by the learner, are loaded into the r
 adapter   each version is a LoRA adapter of its own beside the base; a request keeps the one it began with.
 """
 
+import asyncio
 import logging
 import multiprocessing
 import re
@@ -33,12 +34,14 @@ class VllmEngine:
         self, llm: Any, options: EngineOptions, carrier: Carrier, log: Path, thread: ThreadPoolExecutor | None
     ) -> None:
         self.carrier = carrier
+        self.restarts = 0
         self.log = log
         self._llm = llm
         self._options = options
         self._thread = thread
         self._requests = 0
         self._version = 0
+        self._finished_tokens = 0
         self._adapters = AdapterVersions(llm)
 
     @classmethod
@@ -76,6 +79,12 @@ class VllmEngine:
     def versions_in_use(self) -> frozenset[int]:
         return self._adapters.in_use if self.carrier is Carrier.ADAPTER else frozenset({self._version})
 
+    @property
+    def tokens(self) -> int:
+        """Sampled so far, those of unfinished requests included: vLLM reports every step to this process anyway."""
+        states = list(self._llm.output_processor.request_states.values())
+        return self._finished_tokens + sum(int(state.detokenizer.num_output_tokens()) for state in states)
+
     async def generate(self, request: Request) -> Completion:
         """See `Generate`. A prompt that leaves no room for `max_tokens` is refused, never cut."""
         from vllm.exceptions import VLLMValidationError
@@ -101,6 +110,7 @@ class VllmEngine:
             raise EngineError(f"vLLM refused a request: {first_line(error)}") from error
         if final.finish_reason not in ("stop", "length"):
             raise EngineError(f"vLLM ended a request early ({final.finish_reason})")
+        self._finished_tokens += len(final.token_ids)
         return _completion(final, version)
 
     async def publish(self, version: int, path: Path) -> None:
@@ -137,7 +147,7 @@ class VllmEngine:
     async def close(self) -> None:
         if not self._llm.errored:
             self.log.unlink(missing_ok=True)
-        self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
+        await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_SECONDS)
         self._llm.shutdown = lambda: None  # its finaliser calls this again, in an interpreter that may be dying
         if self._thread is not None:
             self._thread.shutdown(wait=False)

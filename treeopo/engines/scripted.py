@@ -98,6 +98,8 @@ class ScriptedEngine:
         self.tokenize: Tokenize = tokenize or CharTokenizer()
         self.carrier = carrier
         self.version = 0
+        self.restarts = 0
+        self.tokens = 0
         self.published: list[tuple[int, Path]] = []
         self.requests = 0
         self.in_flight = 0
@@ -125,6 +127,7 @@ class ScriptedEngine:
                 await self._sleep(seconds)
                 if self._dead:
                     raise self._dead
+                self.tokens += len(burst)
                 if self.carrier is Carrier.MERGED:
                     burst[:] = self.version
             return completion

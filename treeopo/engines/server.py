@@ -35,6 +35,7 @@ class ServerEngine:
         self, client: ServerClient, model: str, options: EngineOptions, carrier: Carrier, *, tempered: bool
     ) -> None:
         self.carrier = carrier
+        self.restarts = 0
         self._client = client
         self._base = model
         self._options = options

@@ -8,6 +8,23 @@ from treeopo.errors import require
 
 
 @dataclass(frozen=True, slots=True)
+class RestartSettings:
+    """When an engine is given up. max_restarts: in a row, without an answer in between (0: never restarted).
+    backoff_seconds: waited before the first, doubled for each further one. hang_seconds: without a single token, with
+    requests waiting, after which an engine counts as dead; longer than the longest prefill or publication.
+    """
+
+    max_restarts: int = 3
+    backoff_seconds: float = 1.0
+    hang_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        require(self.max_restarts >= 0, f"restart.max_restarts is {self.max_restarts}; it must not be negative")
+        require(self.backoff_seconds >= 0, f"restart.backoff_seconds is {self.backoff_seconds}; use 0 or more")
+        require(self.hang_seconds > 0, f"restart.hang_seconds is {self.hang_seconds}; it must be positive")
+
+
+@dataclass(frozen=True, slots=True)
 class EngineOptions:
     """How to start an engine. `threads` and `kv_cache_gib` apply on CPUs, `gpu_memory_share` on GPUs.
 
@@ -26,6 +43,7 @@ class EngineOptions:
     publish: Literal["auto", "merged", "adapter"] = "auto"
     urls: tuple[str, ...] = ()
     server: ServerSettings = field(default_factory=ServerSettings)
+    restart: RestartSettings = RestartSettings()
 
     def __post_init__(self) -> None:
         require(self.max_concurrent >= 1, f"engine.max_concurrent is {self.max_concurrent}; use 1 or more")
