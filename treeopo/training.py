@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from treeopo.engines.policy_files import PolicyFiles
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.errors import DivergedError
+from treeopo.errors import DivergedError, EngineDeadError
 from treeopo.evaluation.accuracy import Question, Scores, evaluate
 from treeopo.evaluation.periodic import PeriodicEvaluation
 from treeopo.learner.batch_file import write_batch
@@ -70,9 +70,24 @@ class Training:
     sinks: list[MetricSink] = field(default_factory=list)
     evaluation: PeriodicEvaluation | None = None
     policies: PolicyFiles | None = None
+    lost: EngineDeadError | None = None
 
     async def to_the_end(self, parts: Recipe, held_out: HeldOut | None) -> None:
-        """From the learner's version to the last step, or to a requested stop; then the finished adapter."""
+        """From the learner's version to the last step, or to a requested stop; then the finished adapter.
+
+        Raises:
+            EngineDeadError: the engine is lost for good; the steps taken so far are in a checkpoint.
+        """
+        try:
+            await self._steps(parts, held_out)
+        except EngineDeadError as error:
+            if self.learner.version > 0:
+                await self.learner.checkpoint()
+            raise EngineDeadError(
+                f"{error}; go on from step {self.learner.version} with --resume {self.run.path}"
+            ) from None
+
+    async def _steps(self, parts: Recipe, held_out: HeldOut | None) -> None:
         config, first = self.run.config, self.learner.version
         self.sinks += [JsonLinesSink(self.run.metrics, first), TensorBoardSink(self.run.tensorboard, first)]
         if held_out is not None:
@@ -120,11 +135,14 @@ class Training:
     async def _publish(self, version: int) -> None:
         if self.engine is None:
             return  # nobody samples from the policy
-        if self.evaluation:
-            await self.evaluation.settled()
-        if self.policies is None:
-            self.policies = PolicyFiles(self.engine, self.learner.save_policy, self.run.policies)
-        await self.policies.publish(version)
+        try:
+            if self.evaluation:
+                await self.evaluation.settled()
+            if self.policies is None:
+                self.policies = PolicyFiles(self.engine, self.learner.save_policy, self.run.policies)
+            await self.policies.publish(version)
+        except EngineDeadError as error:
+            self.lost = error  # the step has been taken: its metrics come first
 
     async def _after_step(self, version: int, metrics: Metrics) -> bool:
         config = self.run.config
@@ -137,6 +155,8 @@ class Training:
         for sink in self.sinks[:2]:
             sink.write(version, metrics)
         self.on_step(version, metrics)
+        if self.lost:
+            raise self.lost
         if self.stop.requested or version == config.steps or version % config.checkpoint_every == 0:
             with self.timeline.span("learner", "checkpoint", version=version):
                 await self.learner.checkpoint()
