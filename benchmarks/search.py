@@ -52,13 +52,17 @@ def canned(text: str) -> Completion:
     return Completion(ids, np.full(len(ids), -0.1, np.float32), np.zeros(len(ids), np.int32), text, FinishReason.STOP)
 
 
+async def grade(problem: Problem, text: str) -> float:
+    return float(len(text) % 2)
+
+
 async def search_all(engine: CannedEngine, problems: Sequence[Problem], kept: list[ProblemTree]) -> int:
     progress = await build_trees(
         problems,
         0,
         lambda problem: TOKENIZE.encode(problem.question),
         engine,
-        lambda problem, text: float(len(text) % 2),
+        grade,
         TOKENIZE,
         SearchSettings(),
         seed=0,

@@ -27,6 +27,7 @@ searches = st.builds(
     max_solution_tokens=st.integers(1, 40),
     separator=st.sampled_from(["\n\n", "\n", "ab"]),
     answer_mark=st.sampled_from(["", "#", "##"]),
+    merge=st.sampled_from(["tokens", "text"]),
 )
 seeds = st.integers(0, 2**63 - 1)
 
@@ -116,7 +117,7 @@ async def test_rewards_are_grades_of_finished_traces_and_zero_of_traces_cut_off(
 
 
 @given(teachers, searches, seeds)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 async def test_log_probabilities_and_texts_belong_to_the_step_tokens(
     phrases: list[str], chosen: SearchSettings, seed: int
 ) -> None:

@@ -12,6 +12,7 @@ from treeopo.errors import EngineError
 from treeopo.records import Completion, FinishReason, Problem, Request
 from treeopo.search.problem import search_problem
 from treeopo.search.settings import SearchSettings
+from treeopo.search.wording import folded
 
 PROBLEM = Problem("p", "?", "1")
 TOKENIZE = CharTokenizer()
@@ -185,6 +186,50 @@ async def test_without_an_answer_mark_a_trace_goes_on_to_the_end_of_text() -> No
 async def test_the_separator_is_a_setting() -> None:
     tree, _ = await search(always("a;b;#### 1"), rollouts=1, separator=";")
     assert tree.texts == ("?", "a;", "b;", "#### 1")
+
+
+async def test_steps_worded_alike_are_one_child_on_request_and_the_first_wording_stays() -> None:
+    wordings = ["Add 2,  then 3.\n\n", "add 2 then 3\n\n", "Add 2; then 3:\n\n", "Add 2.3\n\n"]
+
+    def reworded(prompt: str, rng: random.Random, version: int) -> Pieces:
+        first = [] if "\n" in prompt else [(rng.choice(wordings), -1.0)]
+        return [*first, ("#### 1", -1.0)]
+
+    by_tokens, _ = await search(reworded, rollouts=60, branching=30)
+    assert set(by_tokens.texts[1:]) == {*wordings, "#### 1"}
+    by_text, _ = await search(reworded, rollouts=60, branching=30, merge="text")
+    assert by_text.node_count == 1 + 2 + 2
+    first = min(wordings[:3], key=by_tokens.texts.index)
+    assert set(by_text.texts[1:]) == {first, wordings[3], "#### 1"}
+    for node in np.flatnonzero(by_text.depth == 1):
+        step = slice(*by_text.token_offsets[node : node + 2])
+        assert TOKENIZE.decode(by_text.token_ids[step].tolist()) == by_text.texts[node]
+        assert by_text.teacher_logprobs[step].tolist() == [-1.0] + [0.0] * (len(by_text.texts[node]) - 1)
+
+
+async def test_a_step_that_ends_its_trace_is_not_merged_with_one_that_goes_on() -> None:
+    def undecided(prompt: str, rng: random.Random, version: int) -> Pieces:
+        return [(rng.choice(["done", "Done\n\n#### 1"]) if "\n" not in prompt else "#### 1", -1.0)]
+
+    tree, _ = await search(undecided, rollouts=40, branching=20, merge="text")
+    assert sorted(tree.texts[1:]) == ["#### 1", "Done\n\n", "done"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("So, x = 2.\n\n", "so x =  2", True),
+        ("is it 3?", "Is it 3", True),
+        ("\uff13 apples", "3 apples", True),
+        ("3.5", "35", False),
+        ("2 - 1", "2 + 1", False),
+        ("5!", "5", False),
+        ("1:2", "12", False),
+        ("f'(x)", "f(x)", False),
+    ],
+)
+def test_folding_leaves_calculations_apart(one: str, other: str, alike: bool) -> None:
+    assert (folded(one) == folded(other)) is alike
 
 
 async def test_greedy_search_stays_in_the_solved_branch_and_wide_search_spreads_evenly() -> None:

@@ -19,6 +19,7 @@ from treeopo.search.settings import SearchSettings
         ("exploration_schedule", "cosine"),
         ("temperature", 0.0),
         ("separator", ""),
+        ("merge", "meaning"),
     ],
 )
 def test_an_impossible_setting_is_refused_by_name(setting: str, value: object) -> None:

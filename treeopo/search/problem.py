@@ -6,7 +6,7 @@ simulate A2: from a new child ask for the rest of the solution; each of its step
 back up  grade the finished trace, count it along its whole path
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from treeopo.records import FinishReason, FloatArray, IntArray, Problem, Request
 from treeopo.search.settings import SearchSettings
 from treeopo.search.steps import StepSplitter
 from treeopo.search.tree import GrowingTree, decode_text
+from treeopo.search.wording import folded
 from treeopo.seeds import derive_seed
 
 ROOT_NODE = 0
@@ -104,7 +105,7 @@ class _Search:
         reply = await self._ask(node, limit, stop)
         goes_on = bool(reply.ends) and not is_last
         length = reply.ends[0] if goes_on else len(reply.token_ids)
-        child, is_new = self.tree.grow(node, reply.token_ids[:length], reply.logprobs[:length], Action.STEP)
+        child, is_new = self._grow(node, reply, slice(length), Action.STEP, None if goes_on else reply.reason)
         if is_new and not goes_on:
             await self._finish(child, reply.reason)
         elif is_new and length == reply.room:
@@ -118,9 +119,21 @@ class _Search:
         steps_left = self.settings.depth - self.tree.depth_P[node]
         inner_ends = [end for end in reply.ends[: steps_left - 1] if end < length]
         for start, end in pairwise([0, *inner_ends, length]):
-            node, _ = self.tree.grow(node, reply.token_ids[start:end], reply.logprobs[start:end], Action.SOLUTION)
+            reason = reply.reason if end == length else None
+            node, _ = self._grow(node, reply, slice(start, end), Action.SOLUTION, reason)
         await self._finish(node, reply.reason)
         return node
+
+    def _grow(
+        self, node: int, reply: _Reply, step: slice, action: Action, reason: FinishReason | None
+    ) -> tuple[int, bool]:
+        """Lead from `node` to the child that is this step of the reply; `reason`: why the trace ends with it."""
+        token_ids = reply.token_ids[step]
+        if self.settings.merge == "tokens":
+            key: Hashable = token_ids.tobytes()
+        else:  # a step that ends its trace is never the same as one that does not
+            key = (folded(decode_text(token_ids.tolist(), self.tokenize)), reason)
+        return self.tree.grow(node, token_ids, reply.logprobs[step], action, key)
 
     async def _ask(self, node: int, limit: int, stop: tuple[str, ...]) -> _Reply:
         """Continue the prefix of `node` by at most `limit` tokens, and no further than its solution may go."""

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from treeopo.errors import require
 
 Schedule = Literal["constant", "linear", "exponential"]
+Merge = Literal["tokens", "text"]
 
 FINAL_SHARE = 0.1
 """A decaying exploration constant ends at this share of itself, as in rStar (arXiv 2408.06195, its released code)."""
@@ -21,7 +22,9 @@ class SearchSettings:
     search the paper uses. max_step_tokens: one step; max_solution_tokens: all steps of a trace together, so a prompt
     plus this must fit the engine. A trace that runs out of either ends there with reward 0. separator: ends a step.
     answer_mark: ends the trace with the step that holds it (a base model goes on to invent the next question); empty
-    recognises no answer, so that traces end at end of text alone.
+    recognises no answer, so that traces end at end of text alone. merge: which steps below one node are the same child,
+    those of equal tokens, or of equal text but for case, spacing and punctuation; the tokens and log-probabilities of
+    the first stay.
     """
 
     rollouts: int = 16
@@ -34,15 +37,15 @@ class SearchSettings:
     temperature: float = 1.0
     separator: str = "\n\n"
     answer_mark: str = "####"
+    merge: Merge = "tokens"
 
     def __post_init__(self) -> None:
         for name in ("rollouts", "depth", "branching", "max_step_tokens", "max_solution_tokens"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         require(0 <= self.exploration < inf, f"exploration is {self.exploration}; it must be 0 or a positive number")
-        require(
-            self.exploration_schedule in get_args(Schedule),
-            f"exploration_schedule is {self.exploration_schedule!r}; use one of {', '.join(get_args(Schedule))}",
-        )
+        for name, choices in (("exploration_schedule", Schedule), ("merge", Merge)):
+            known = get_args(choices)
+            require(getattr(self, name) in known, f"{name} is {getattr(self, name)!r}; use one of {', '.join(known)}")
         require(
             0 < self.temperature < inf,
             f"temperature is {self.temperature}; it must be positive, or every try would be the same",

@@ -7,6 +7,8 @@ Three node states matter to the search:
     exhausted  terminal, or fully tried with every child exhausted: never searched again
 """
 
+from collections.abc import Hashable
+
 import numpy as np
 from treeopo_storage import NO_PARENT, Action, ProblemTree
 
@@ -35,7 +37,7 @@ class GrowingTree:
         self.children_P: list[list[int]] = []
         self.token_ids_P: list[IntArray] = []
         self.logprobs_P: list[FloatArray] = []
-        self._child_of: dict[tuple[int, bytes], int] = {}
+        self._child_of: dict[tuple[int, Hashable], int] = {}
         self._add(NO_PARENT, 0, prompt_ids_T, np.full(len(prompt_ids_T), np.nan, np.float32), Action.ROOT)
 
     def select(self, node: int, exploration: float) -> int:
@@ -46,15 +48,16 @@ class GrowingTree:
             node = live[select_child(values, visits, self.visits_P[node], exploration)]
         return node
 
-    def grow(self, node: int, token_ids_T: IntArray, logprobs_T: FloatArray, action: Action) -> tuple[int, bool]:
-        """Spend a try of `node` on a step; the child it leads to and whether it is new (same tokens, same child)."""
+    def grow(
+        self, node: int, token_ids_T: IntArray, logprobs_T: FloatArray, action: Action, key: Hashable
+    ) -> tuple[int, bool]:
+        """Spend a try of `node` on a step; the child it leads to and whether it is new (same key, same child)."""
         self.tries_P[node] += 1
-        key = (node, token_ids_T.tobytes())
-        known = self._child_of.get(key)
+        known = self._child_of.get((node, key))
         if known is not None:
             self._settle(node)
             return known, False
-        child = self._child_of[key] = self._add(node, self.depth_P[node] + 1, token_ids_T, logprobs_T, action)
+        child = self._child_of[node, key] = self._add(node, self.depth_P[node] + 1, token_ids_T, logprobs_T, action)
         self.children_P[node].append(child)
         return child, True
 
