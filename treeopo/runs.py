@@ -66,7 +66,7 @@ def build_store(
     """
     teacher = config.teacher or str(embedded(config.problems).teacher)
     problem_set = load_problem_set(config.problems, config.limit, config.grading.family)
-    tokenizer = ModelTokenizer(teacher)
+    tokenizer = ModelTokenizer(teacher, config.engine.trust_remote_code)
     prompter = Prompter(tokenizer, config.prompt, problem_set)
     meta = StoreMeta(
         tokenizer_fingerprint=tokenizer.fingerprint,
@@ -170,7 +170,7 @@ def train(
     store: TreeStore | None = None if config.store is None else open_store(config.store)
     origin = config.solutions.problems if store is None else store.meta.search.get("problems")
     student = config.student or str(embedded(str(origin or "")).student)
-    tokenizer = ModelTokenizer(student)
+    tokenizer = ModelTokenizer(student, config.engine.trust_remote_code)
     if store is not None:
         store = _for_tokenizer(store, run, tokenizer, notify)
     parts = recipe(config, store, tokenizer)
@@ -211,7 +211,7 @@ def export_merged(run: RunDirectory, directory: Path) -> None:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as beside:
             partial = Path(beside) / "model"
-            save_merged_model(trained.base, trained.adapter, partial)
+            save_merged_model(trained.base, trained.adapter, partial, run.config.engine.trust_remote_code)
             (partial / "README.md").write_text(model_card(run, trained.base, "transformers"), encoding="utf-8")
             os.replace(partial, directory)
     except OSError as error:
@@ -323,7 +323,7 @@ async def _evaluate(
     """Scores by model and problem set. Models of one base share an engine, the base itself first."""
     scores: dict[tuple[Served, str], Scores] = {}
     for base in dict.fromkeys(model.base for model in models):
-        tokenizer = ModelTokenizer(base)
+        tokenizer = ModelTokenizer(base, config.engine.trust_remote_code)
         asked = [(problem_set, _questions(tokenizer, config.prompt, problem_set)) for problem_set in problem_sets]
         longest = max(len(question.prompt_ids) for _, questions in asked for question in questions)
         notify(f"starting an engine for {base}")
@@ -332,7 +332,7 @@ async def _evaluate(
         engine = await start_engine(base, options, adapters(of_base))
         try:
             for version, model in enumerate(of_base, start=1):
-                await serve(engine, version, model)
+                await serve(engine, version, model, config.engine.trust_remote_code)
                 for problem_set, questions in asked:
                     async with open_grader(problem_set.family, config.grading) as grader:
                         graded = await score(

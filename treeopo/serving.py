@@ -62,7 +62,7 @@ def adapters(models: Sequence[Served]) -> Adapters | None:
     return Adapters(rank=max(config.get("r", 1) for config in configs), versions=2)
 
 
-async def serve(engine: Engine, version: int, served: Served) -> None:
+async def serve(engine: Engine, version: int, served: Served, trust_remote_code: bool = False) -> None:
     """Have an engine that was started on `served.base` answer with `served`'s adapter, as `version`."""
     if served.adapter is None:
         return
@@ -75,7 +75,12 @@ async def serve(engine: Engine, version: int, served: Served) -> None:
     from treeopo.learner.settings import LoraSettings
 
     policy = LoraPolicy.load(
-        served.base, LoraSettings(), dtype=torch.bfloat16, device=torch.device("cpu"), adapter=served.adapter
+        served.base,
+        LoraSettings(),
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+        adapter=served.adapter,
+        trust_remote_code=trust_remote_code,
     )
     with TemporaryDirectory() as directory:
         weights = Path(directory) / "policy.safetensors"

@@ -217,6 +217,7 @@ async def run_training(
         steps=config.steps,
         temperature=config.rollout.temperature,
         seed=config.seed,
+        trust_remote_code=config.engine.trust_remote_code,
     )
     engine: Engine | None = None
     if Need.ENGINE in find_method(config.method).needs:

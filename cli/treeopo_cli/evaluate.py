@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from treeopo_cli.options import ConfigFile, Engine, Examples, Limit, Prompt, Seed, Set, Shots
+from treeopo_cli.options import ConfigFile, Engine, Examples, Limit, Prompt, Seed, Set, Shots, TrustRemoteCode
 
 
 def evaluate(
@@ -36,6 +36,7 @@ def evaluate(
         typer.Option("-o", "--output", help="Directory for scores.json and every completion; goes on if stopped."),
     ] = None,
     engine: Engine = None,
+    trust_remote_code: TrustRemoteCode = None,
     seed: Seed = None,
     config: ConfigFile = None,
     set_: Set = None,
@@ -58,6 +59,7 @@ def evaluate(
         "output": output,
         "engine.urls": engine or None,
         "seed": seed,
+        "engine.trust_remote_code": trust_remote_code,
         **settings(set_),
     }
     resolved = load_config(EvalConfig, file=config, flags=flags)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from treeopo_cli.options import ConfigFile, Engine, Examples, Limit, Prompt, Seed, Set, Shots
+from treeopo_cli.options import ConfigFile, Engine, Examples, Limit, Prompt, Seed, Set, Shots, TrustRemoteCode
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -39,6 +39,7 @@ def build(
     examples: Examples = None,
     limit: Limit = None,
     engine: Engine = None,
+    trust_remote_code: TrustRemoteCode = None,
     seed: Seed = None,
     config: ConfigFile = None,
     set_: Set = None,
@@ -65,6 +66,7 @@ def build(
         "search.rollouts": rollouts,
         "search.depth": depth,
         "search.branching": branching,
+        "engine.trust_remote_code": trust_remote_code,
         **settings(set_),
     }
     resolved = load_config(BuildConfig, file=config, flags=flags)

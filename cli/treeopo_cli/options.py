@@ -9,6 +9,14 @@ ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="TOML file with any setting; flags win over it.", show_default=False)
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.", show_default="0")]
+TrustRemoteCode = Annotated[
+    bool | None,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run Python code that the model's repository brings.  [default: off]",
+        show_default=False,
+    ),
+]
 Limit = Annotated[int | None, typer.Option("--limit", help="Use the first N problems.", show_default=False)]
 Prompt = Annotated[
     str | None,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from treeopo_cli.options import ConfigFile, Engine, Seed, Set
+from treeopo_cli.options import ConfigFile, Engine, Seed, Set, TrustRemoteCode
 
 
 def train(
@@ -57,6 +57,7 @@ def train(
     ] = None,
     eval_every: Annotated[int | None, typer.Option(help="Steps between two evaluations.", show_default="20")] = None,
     engine: Engine = None,
+    trust_remote_code: TrustRemoteCode = None,
     seed: Seed = None,
     config: ConfigFile = None,
     set_: Set = None,
@@ -90,6 +91,7 @@ def train(
             "learner.optimizer.learning_rate": learning_rate,
             "engine.publish": publish,
             "rollout.max_staleness": None if asynchronous is None else int(asynchronous),
+            "engine.trust_remote_code": trust_remote_code,
             **settings(set_),
         }
         run = RunDirectory.create(load_config(TrainConfig, file=config, flags=flags))

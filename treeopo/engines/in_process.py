@@ -62,7 +62,7 @@ class VllmEngine:
             ModelError: vLLM cannot load the model, or vLLM itself is not installed.
         """
         options = options or EngineOptions()
-        check_positions(model, options.max_model_tokens)
+        check_positions(model, options.max_model_tokens, options.trust_remote_code)
         descriptor, name = tempfile.mkstemp(prefix="treeopo-engine-", suffix=".log")
         log = Path(name)
         try:

@@ -39,7 +39,7 @@ async def inspect_server(
     if not (await client.call("GET", "/health")).is_success:
         raise EngineDeadError(f"{client.url} says it is not healthy")
     served = await _served_model(client, options)
-    tokenizer = ModelTokenizer(model)
+    tokenizer = ModelTokenizer(model, options.trust_remote_code)
     prompt = tokenizer.encode(_TEXT)
     await _check_tokenizer(client, served, prompt, model)
     tempered = await _is_tempered(client, served, prompt)

@@ -29,6 +29,7 @@ class EngineOptions:
     """How to start an engine. `threads` and `kv_cache_gib` apply on CPUs, `gpu_memory_share` on GPUs.
 
     publish: the carrier of new policies (`treeopo.records.Carrier`); auto chooses by device (docs/vllm.md).
+    trust_remote_code: run the Python code that a model's repository brings, here and wherever else the run loads it.
     urls: vLLM servers to use instead of starting an engine (docs/servers.md), treated as `server` says; what they run
     on is theirs.
     """
@@ -41,6 +42,7 @@ class EngineOptions:
     kv_cache_gib: int = 1
     gpu_memory_share: float = 0.5
     publish: Literal["auto", "merged", "adapter"] = "auto"
+    trust_remote_code: bool = False
     urls: tuple[str, ...] = ()
     server: ServerSettings = field(default_factory=ServerSettings)
     restart: RestartSettings = RestartSettings()

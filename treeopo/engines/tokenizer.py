@@ -15,11 +15,11 @@ class ModelTokenizer:
         ModelError: the tokenizer cannot be loaded, is not a fast one, or has no end-of-text token.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, trust_remote_code: bool = False) -> None:
         from transformers import AutoTokenizer
 
         try:
-            self.hf: Any = AutoTokenizer.from_pretrained(model)
+            self.hf: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"no tokenizer for {model!r}: {reason}") from None

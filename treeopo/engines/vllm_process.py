@@ -67,16 +67,18 @@ def _start(model: str, options: EngineOptions, adapters: Adapters | None) -> Any
         enable_prefix_caching=True,
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
         disable_log_stats=True,
+        trust_remote_code=options.trust_remote_code,
         **by_platform,
     )
     return AsyncLLM.from_engine_args(arguments)
 
 
-def check_positions(model: str, wanted: int) -> None:
+def check_positions(model: str, wanted: int, trust_remote_code: bool) -> None:
     from transformers import AutoConfig
 
     try:
-        positions = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
+        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+        positions = getattr(config, "max_position_embeddings", None)
     except (OSError, ValueError) as error:
         raise ModelError(f"model {model!r} cannot be loaded: {first_line(error)}") from None
     if positions is not None and positions < wanted:

@@ -11,7 +11,7 @@ from treeopo.errors import ModelError
 from treeopo.learner.policy import load_base
 
 
-def save_merged_model(base: str, adapter: Path, directory: Path) -> None:
+def save_merged_model(base: str, adapter: Path, directory: Path, trust_remote_code: bool = False) -> None:
     """Write model, configurations and tokenizer into `directory`, weights as safetensors in the base's own dtype.
 
     The sum W + (alpha/r) B A is taken in float32 and rounded once.
@@ -19,11 +19,14 @@ def save_merged_model(base: str, adapter: Path, directory: Path) -> None:
     Raises:
         ModelError: the base cannot be loaded, or the adapter is damaged or not of this base.
     """
-    dtype = getattr(AutoConfig.from_pretrained(base), "dtype", None) or torch.float32
+    dtype = (
+        getattr(AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code), "dtype", None) or torch.float32
+    )
     try:
-        adapted = PeftModel.from_pretrained(load_base(base, torch.float32), str(adapter))
+        adapted = PeftModel.from_pretrained(load_base(base, torch.float32, trust_remote_code), str(adapter))
     except (SafetensorError, RuntimeError) as error:
         raise ModelError(f"{adapter}: not an adapter of {base!r} ({str(error).splitlines()[0]})") from None
     adapted.merge_and_unload(safe_merge=True).to(dtype).save_pretrained(str(directory))
     has_tokenizer = (adapter / "tokenizer_config.json").is_file()
-    AutoTokenizer.from_pretrained(str(adapter) if has_tokenizer else base).save_pretrained(str(directory))
+    source = str(adapter) if has_tokenizer else base
+    AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code).save_pretrained(str(directory))

@@ -33,14 +33,21 @@ class LoraPolicy:
 
     @classmethod
     def load(
-        cls, name: str, lora: LoraSettings, *, dtype: torch.dtype, device: torch.device, adapter: Path | None = None
+        cls,
+        name: str,
+        lora: LoraSettings,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        adapter: Path | None = None,
+        trust_remote_code: bool = False,
     ) -> "LoraPolicy":
         """Load the base model `name` (hub name or directory) with a fresh adapter, or the one saved at `adapter`.
 
         Raises:
             ModelError: the model cannot be loaded, or transforms its logits in a way the learner does not follow.
         """
-        base = load_base(name, dtype).to(device)
+        base = load_base(name, dtype, trust_remote_code).to(device)
         base.config.use_cache = False
         if adapter is not None:
             model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, autocast_adapter_dtype=True)
@@ -137,15 +144,15 @@ def _check_adapted(model: PeftModel, name: str) -> None:
             raise ModelError(f"LoRA on {path} of {name!r} cannot be published; name linear layers below the head alone")
 
 
-def load_base(name: str, dtype: torch.dtype) -> Any:
-    """A causal language model from a hub name or directory, without running any code it brings.
+def load_base(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+    """A causal language model from a hub name or directory; code that it brings is run only if that is asked for.
 
     Raises:
         ModelError: it cannot be loaded, or scales or caps its logits (the learner computes them from the head alone).
     """
     disable_progress_bar()
     try:
-        base = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        base = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"model {name!r} cannot be loaded: {reason}") from None

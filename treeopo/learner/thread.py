@@ -40,6 +40,7 @@ class LearnerThread:
         steps: int,
         temperature: float,
         seed: int,
+        trust_remote_code: bool = False,
     ) -> "LearnerThread":
         """Load the student with a fresh adapter, or with the state of the newest checkpoint.
 
@@ -54,7 +55,14 @@ class LearnerThread:
             _make_deterministic(settings.deterministic)
             torch.manual_seed(seed)
             adapter = latest / "adapter" if latest else None
-            policy = LoraPolicy.load(model, settings.lora, dtype=getattr(torch, dtype), device=device, adapter=adapter)
+            policy = LoraPolicy.load(
+                model,
+                settings.lora,
+                dtype=getattr(torch, dtype),
+                device=device,
+                adapter=adapter,
+                trust_remote_code=trust_remote_code,
+            )
             learner = Learner(policy, objectives(policy), settings, steps=steps, temperature=temperature)
             if latest:
                 learner.load_state(latest)
