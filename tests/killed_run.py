@@ -53,6 +53,7 @@ def new_run(directory: Path, name: str, **settings: Any) -> RunDirectory:
         "rollout.batch_size": 8,
         "rollout.max_prompt_tokens": 40,
         "rollout.max_sequence_tokens": 80,
+        "rollout.behaviour.sequences": 0,  # the scripted engine's log-probabilities are not the student's
         "learner.lora.rank": 4,
         "learner.optimizer.learning_rate": 1e-3,
         **settings,

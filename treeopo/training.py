@@ -14,10 +14,12 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from treeopo.engines.policy_files import PolicyFiles
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.errors import DivergedError, EngineDeadError
+from treeopo.errors import DivergedError, EngineDeadError, ModelError
 from treeopo.evaluation.accuracy import Question, Scores, evaluate
 from treeopo.evaluation.periodic import PeriodicEvaluation
 from treeopo.learner.batch_file import write_batch
@@ -30,6 +32,7 @@ from treeopo.problems.grader import Grader, open_grader
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.recipes import Recipe, Running, objectives
 from treeopo.records import TrainBatch
+from treeopo.rollout.behaviour import Mismatch, compare
 from treeopo.rollout.meter import EngineMeter, Idle, Metered
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
 from treeopo.run_directory import RunDirectory
@@ -71,6 +74,7 @@ class Training:
     evaluation: PeriodicEvaluation | None = None
     policies: PolicyFiles | None = None
     lost: EngineDeadError | None = None
+    compared: Mismatch | None = None
 
     async def to_the_end(self, parts: Recipe, held_out: HeldOut | None) -> None:
         """From the learner's version to the last step, or to a requested stop; then the finished adapter.
@@ -125,12 +129,32 @@ class Training:
             rmtree(self.run.policies, ignore_errors=True)
 
     async def _learn(self, batch: TrainBatch) -> Metrics:
+        first = self.compared is None and await self._compare(batch)
         try:
-            return await self.learner.step(batch)
+            metrics = await self.learner.step(batch)
+            return metrics | self.compared.metrics() if first and self.compared else metrics
         except DivergedError as error:
             kept = write_batch(self.run.path / f"diverged-batch-{batch.number:06d}.npz", batch)
             await self.learner.checkpoint()
             raise DivergedError(f"{error}: {kept}, for the policy of the newest checkpoint") from None
+
+    async def _compare(self, batch: TrainBatch) -> bool:
+        """Refuse to learn from what was not sampled from the policy that the learner holds; True if compared.
+
+        Raises:
+            ModelError: engine and learner disagree by more than rounding.
+        """
+        settings = self.run.config.rollout.behaviour
+        rows = [row for row in batch.sequences if row.completion_length and (row.versions == batch.number).all()]
+        rows = rows[: settings.sequences]
+        if self.engine is None or not rows:
+            return False
+        learner = np.concatenate(await self.learner.policy_logprobs(rows))
+        self.compared = compare(np.concatenate([row.behaviour_logprobs for row in rows]), learner)
+        complaint = self.compared.complaint(settings)
+        if complaint:
+            raise ModelError(complaint)
+        return True
 
     async def _publish(self, version: int) -> None:
         if self.engine is None:

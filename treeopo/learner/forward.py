@@ -53,15 +53,24 @@ class PolicyForward:
     @torch.no_grad()
     def reference_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
         """Log-probabilities (C,) of each sequence's completion under the base model, its adapter switched off."""
+        with self._policy.reference():
+            return self._by_sequence(sequences)
+
+    @torch.no_grad()
+    def policy_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
+        """Log-probabilities (C,) of each sequence's completion under the policy, without dropout: as engines sample."""
+        with evaluating(self._policy.model):
+            return self._by_sequence(sequences)
+
+    def _by_sequence(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
         offsets = np.cumsum([0, *(row.completion_length for row in sequences)])
         places = [
             replace(row, extras={_PLACE: np.arange(start, start + row.completion_length, dtype=np.float64)})
             for row, start in zip(sequences, offsets, strict=False)
         ]
         found = torch.empty(int(offsets[-1]))
-        with self._policy.reference():
-            for micro in self._micro_batches(places):
-                found[micro.extras_C[_PLACE].long().cpu()] = self._logprobs(micro).float().cpu()
+        for micro in self._micro_batches(places):
+            found[micro.extras_C[_PLACE].long().cpu()] = self._logprobs(micro).float().cpu()
         return np.split(found.numpy(), offsets[1:-1])
 
     def _micro_batches(self, sequences: Sequence[TrainSequence]) -> Iterator[MicroBatch]:

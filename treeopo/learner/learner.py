@@ -111,6 +111,10 @@ class Learner:
         """Log-probabilities (C,) of each sequence's completion under the base model."""
         return self._forward.reference_logprobs(sequences)
 
+    def policy_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
+        """Log-probabilities (C,) of each sequence's completion under the policy, without dropout."""
+        return self._forward.policy_logprobs(sequences)
+
     def _update(self, losses: dict[str, float]) -> dict[str, float]:
         """Step every optimiser and schedule unless that would spoil them; the gradients' norms before clipping."""
         norms = {name: descent.clip() for name, descent in self._descents.items()}

@@ -82,6 +82,9 @@ class LearnerThread:
     async def reference_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
         return await self._call(self._learner.reference_logprobs, sequences)
 
+    async def policy_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
+        return await self._call(self._learner.policy_logprobs, sequences)
+
     async def save_policy(self, carrier: Carrier, path: Path) -> None:
         """Write the policy in the form in which it travels: a safetensors file, or an adapter directory."""
         policy = self._learner.policy

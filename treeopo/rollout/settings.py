@@ -6,6 +6,24 @@ from treeopo.errors import require
 
 
 @dataclass(frozen=True, slots=True)
+class BehaviourSettings:
+    """What engine and learner may differ by on the first batch (`treeopo.rollout.behaviour`, docs/vllm.md).
+
+    sequences: that are compared, 0 for none. max_kl: in nats a token; a bfloat16 engine beside a float32 learner stays
+    below a tenth of it. min_mass: mean ratio of probabilities, below 1 for a sampler that truncates.
+    """
+
+    sequences: int = 8
+    max_kl: float = 0.02
+    min_mass: float = 0.98
+
+    def __post_init__(self) -> None:
+        require(self.sequences >= 0, f"behaviour.sequences is {self.sequences}; 0 compares nothing")
+        require(self.max_kl > 0, f"behaviour.max_kl is {self.max_kl}; it must be positive")
+        require(0 <= self.min_mass <= 1, f"behaviour.min_mass is {self.min_mass}; it must lie in [0, 1]")
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutSettings:
     """Defaults are the paper's (App. B, Table 3).
 
@@ -20,6 +38,7 @@ class RolloutSettings:
     max_prompt_tokens: int = 512
     max_sequence_tokens: int = 768
     temperature: float = 1.0
+    behaviour: BehaviourSettings = BehaviourSettings()
 
     def __post_init__(self) -> None:
         require(self.group_size >= 1, f"group_size is {self.group_size}; it must be at least 1")
