@@ -37,6 +37,7 @@ from treeopo.rollout.meter import EngineMeter, Idle, Metered
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
 from treeopo.run_directory import RunDirectory
 from treeopo.signals import StopRequest
+from treeopo.tasks import patient_collector
 from treeopo.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -254,6 +255,7 @@ async def run_training(
     meter = EngineMeter(config.engine.max_concurrent if engine else 0, timeline)
     training = Training(run, tokenizer, learner, engine, on_step, meter, timeline, grader)
     try:
-        await training.to_the_end(parts, held_out)
+        with patient_collector():
+            await training.to_the_end(parts, held_out)
     finally:
         await training.close()

@@ -100,10 +100,12 @@ def test_of_several_reasons_the_one_that_explains_most_is_named() -> None:
         meter = EngineMeter(slots=2)
         with meter.because(Idle.PUBLISHING):
             await asyncio.sleep(1)
-            with meter.because(Idle.EVALUATING), meter.request():
+            with meter.because(Idle.EVALUATING):
+                meter.change(+1)
                 await asyncio.sleep(2)
-                with meter.request():
-                    await asyncio.sleep(4)  # both slots are busy
+                meter.change(+1)
+                await asyncio.sleep(4)  # both slots are busy
+                meter.change(-2)
             await asyncio.sleep(8)
         await asyncio.sleep(16)
         return meter.take()

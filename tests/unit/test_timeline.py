@@ -28,8 +28,9 @@ async def train(path: Path, *, close: bool = True) -> None:
     meter = EngineMeter(slots=4, timeline=timeline)
 
     async def make_batch(number: int) -> TrainBatch:
-        with meter.request():
-            await asyncio.sleep(4)
+        meter.change(+1)
+        await asyncio.sleep(4)
+        meter.change(-1)
         return TrainBatch(number, (), {})
 
     async def learn(batch: TrainBatch) -> Metrics:

@@ -59,14 +59,11 @@ class EngineMeter:
         self._active[reason] += change
         self._why = next((each for each in Idle if self._active[each]), Idle.STARVED)
 
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """One request is in flight inside the `with` block."""
-        self._change(+1)
-        try:
-            yield
-        finally:
-            self._change(-1)
+    def change(self, requests: int) -> None:
+        """So many more requests are in flight from now on."""
+        self._settle()
+        self.in_flight += requests
+        self._timeline.count("requests in flight", self.in_flight)
 
     def count_tokens(self, tokens: int) -> None:
         self._tokens += tokens
@@ -90,19 +87,16 @@ class EngineMeter:
         self._tokens = 0
         return taken
 
-    def _change(self, requests: int) -> None:
-        self._settle()
-        self.in_flight += requests
-        self._timeline.count("requests in flight", self.in_flight)
-
     def _settle(self) -> None:
         """Account for the time since the last change."""
         now = self._clock()
         passed = now - self._settled
         self._settled = now
-        self._busy_slot_seconds += min(self.in_flight, self._slots) * passed
         if self.in_flight < self._slots:
+            self._busy_slot_seconds += self.in_flight * passed
             self._idle_seconds[self._why] += passed
+        else:
+            self._busy_slot_seconds += self._slots * passed
 
 
 class Metered:
@@ -113,7 +107,10 @@ class Metered:
         self._meter = meter
 
     async def generate(self, request: Request) -> Completion:
-        with self._meter.request():
+        self._meter.change(+1)
+        try:
             completion = await self._engine.generate(request)
+        finally:
+            self._meter.change(-1)
         self._meter.count_tokens(len(completion.token_ids))
         return completion

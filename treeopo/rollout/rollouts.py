@@ -67,6 +67,6 @@ class Rollouts:
         )
         completion = await self._generate.generate(request)
         # An engine may serve a version just before its publish returns.
-        served = max(self._meter.version, int(completion.versions.max()))
+        served = max(self._meter.version, int(completion.versions[-1]))
         cut = completion.finish_reason is FinishReason.LENGTH
         return Sample(draw, completion, 0.0 if cut else await self._grade(drawn, completion), served)
