@@ -46,7 +46,7 @@ from treeopo.run_directory import RunDirectory
 from treeopo.search.build import BuildProgress, build_trees
 from treeopo.search.report import TreeReport
 from treeopo.serving import BASE, Served, adapters, resolve, serve
-from treeopo.training import HeldOut, Notify, StartEngine, run_training
+from treeopo.training import HeldOut, Notify, StartEngine, follow, run_training
 
 if TYPE_CHECKING:
     from treeopo.tiny import TinyModels
@@ -151,6 +151,20 @@ class TrainSummary:
     best: dict[str, float] | None  # version and figures of the best policy, if the run was evaluated
 
 
+def follow_training() -> bool:
+    """Whether torchrun started this process beside the one that runs the training; if so, that is over on return.
+
+    Raises:
+        ModelError: the student cannot be loaded here.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or int(os.environ.get("RANK", 0)) == 0:
+        return False
+    from treeopo.learner.distributed import Team
+
+    follow(Team.from_environment())
+    return True
+
+
 def train(
     run: RunDirectory,
     notify: Notify,
@@ -166,7 +180,9 @@ def train(
         EngineError: the student's engine failed; the run continues from its newest checkpoint when called again.
         DivergedError: losses were not finite several steps in a row; policy and batch of the last one are kept.
     """
-    config = run.config
+    from treeopo.learner.distributed import Team
+
+    config, team = run.config, Team.from_environment()
     store: TreeStore | None = None if config.store is None else open_store(config.store)
     origin = config.solutions.problems if store is None else store.meta.search.get("problems")
     student = config.student or str(embedded(str(origin or "")).student)
@@ -177,8 +193,10 @@ def train(
     held_out = _held_out(config, tokenizer)
     run.begin()
     if not run.is_complete:
-        steps_taken = partial(run_training, run, student, tokenizer, parts, held_out, notify, on_step, start_engine)
-        asyncio.run(_graded(family(config, store), config.grading, steps_taken))
+        training = partial(run_training, run, student, tokenizer, parts, held_out, notify, on_step, start_engine, team)
+        asyncio.run(_graded(family(config, store), config.grading, training))
+    else:
+        team.dismiss()
     steps = read_metrics(run.metrics)
     return TrainSummary(
         steps=len(steps),

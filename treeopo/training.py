@@ -8,6 +8,7 @@ after_step   metrics, checkpoint, evaluation; says whether to go on
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ from treeopo.tasks import patient_collector
 from treeopo.timeline import Timeline
 
 if TYPE_CHECKING:
+    from treeopo.learner.distributed import Team
     from treeopo.learner.thread import LearnerThread
 
 Notify = Callable[[str], None]
@@ -222,6 +224,7 @@ async def run_training(
     notify: Notify,
     on_step: Callable[[int, Metrics], None],
     start_engine: StartEngine,
+    team: "Team",
     grader: Grader,
 ) -> None:
     """Load the student, start its engine if the method needs one, and train from the newest checkpoint to the end.
@@ -233,16 +236,19 @@ async def run_training(
     from treeopo.learner.thread import LearnerThread
 
     config = run.config
+    checkpoints = Checkpoints(run.checkpoints, config.checkpoints_kept)
     notify("loading the student")
+    team.send((student, config, checkpoints.latest()))
     learner = await LearnerThread.start(
         student,
         config.learner,
         partial(objectives, config),
-        Checkpoints(run.checkpoints, config.checkpoints_kept),
+        checkpoints,
         steps=config.steps,
         temperature=config.rollout.temperature,
         seed=config.seed,
         trust_remote_code=config.engine.trust_remote_code,
+        team=team,
     )
     engine: Engine | None = None
     if Need.ENGINE in find_method(config.method).needs:
@@ -259,3 +265,35 @@ async def run_training(
             await training.to_the_end(parts, held_out)
     finally:
         await training.close()
+
+
+def follow(team: "Team") -> None:
+    """What every process of a team but its first does: build the same learner, take part in its steps, until dismissed.
+
+    Raises:
+        ModelError: the student cannot be loaded here.
+    """
+    import torch
+
+    from treeopo.learner.thread import load_learner
+
+    order = team.receive()
+    if order is None:
+        return
+    student, config, checkpoint = order
+    torch.set_num_threads(config.learner.threads)
+    learner = load_learner(
+        student,
+        config.learner,
+        partial(objectives, config),
+        checkpoint,
+        steps=config.steps,
+        temperature=config.rollout.temperature,
+        seed=config.seed,
+        trust_remote_code=config.engine.trust_remote_code,
+        team=team,
+    )
+    while (batch := team.receive()) is not None:
+        with suppress(DivergedError):  # the first process knows too, and writes it down
+            learner.step(batch)
+    team.part()

@@ -73,6 +73,8 @@ def train(
     from treeopo_cli import render
     from treeopo_cli.options import settings
 
+    if runs.follow_training():
+        return
     if resume is not None:
         run = RunDirectory.open(resume)
     else:

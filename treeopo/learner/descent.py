@@ -9,6 +9,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from transformers import get_cosine_schedule_with_warmup
 
+from treeopo.learner.distributed import Team
 from treeopo.learner.settings import OptimizerSettings
 
 
@@ -34,6 +35,10 @@ class Descent(AdamW):
         """Add the gradient of `loss`; keep_graph: another optimiser's `backward` follows on the same forward pass."""
         with self.gradients():
             loss.backward(inputs=self._parameters, retain_graph=keep_graph)  # type: ignore[no-untyped-call]
+
+    def add_over(self, team: Team) -> None:
+        """Make the gradient the sum of every rank's."""
+        self._gradients = team.add_gradients(self._gradients, self._parameters)
 
     def clip(self) -> float:
         """Scale the gradient down to the largest norm allowed; the norm it had."""

@@ -12,6 +12,7 @@ from safetensors.torch import load_model, save_model
 
 from treeopo.errors import DivergedError
 from treeopo.learner.descent import Descent
+from treeopo.learner.distributed import Team
 from treeopo.learner.forward import PolicyForward
 from treeopo.learner.load import Load
 from treeopo.learner.microbatch import MicroBatch
@@ -26,8 +27,9 @@ OPTIMIZER_FILE = "optimizer.pt"
 class Learner:
     """Owns the policy, its optimiser and `version`, the number of batches seen; batch b is learned at version b.
 
-    The loss is the sum of its `objectives`; a `Separate` one is descended by itself. Not thread-safe: the pipeline
-    calls it from one thread at a time.
+    The loss is the sum of its `objectives`; a `Separate` one is descended by itself. With a `team` each rank runs its
+    share of the sequences and all take the same step; the metrics of terms are then of rank 0's share. Not
+    thread-safe: the pipeline calls it from one thread at a time.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class Learner:
         *,
         steps: int,
         temperature: float,
+        team: Team | None = None,
     ) -> None:
         self.policy = policy
+        self._team = team or Team()
         self.version = 0
         self._nonfinite = NonFinite()
         self._settings = settings
@@ -67,8 +71,9 @@ class Learner:
             objective.begin(batch)
         losses, load = dict.fromkeys(["", *self._separate], 0.0), Load()
         self.policy.model.train()
-        for micro, forward in self._forward.passes(sequences, load):
+        for micro, forward in self._forward.passes(self._team.share(sequences), load):
             self._backward(micro, forward, losses)
+        losses = self._add_over_team(losses, load)
         learning_rates = {name: descent.learning_rate for name, descent in self._descents.items()}
         norms = self._update(losses)
         metrics = {
@@ -114,6 +119,14 @@ class Learner:
     def policy_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
         """Log-probabilities (C,) of each sequence's completion under the policy, without dropout."""
         return self._forward.policy_logprobs(sequences)
+
+    def _add_over_team(self, losses: dict[str, float], load: Load) -> dict[str, float]:
+        """Make gradients and sums those of the whole batch; the losses of it."""
+        for descent in self._descents.values():
+            descent.add_over(self._team)
+        load.add_over(self._team)
+        total = self._team.add(torch.tensor(list(losses.values()), dtype=torch.float64)).tolist()
+        return dict(zip(losses, total, strict=True))
 
     def _update(self, losses: dict[str, float]) -> dict[str, float]:
         """Step every optimiser and schedule unless that would spoil them; the gradients' norms before clipping."""

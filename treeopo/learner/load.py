@@ -2,9 +2,11 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from treeopo.errors import ConfigError
+from treeopo.learner.distributed import Team
 from treeopo.learner.packing import Packing
 from treeopo.learner.policy import LoraPolicy
 
@@ -13,8 +15,7 @@ class Load:
     """Sums over the micro-batches of a step."""
 
     def __init__(self) -> None:
-        self._tokens = self._run = self._distinct = 0
-        self._entropy, self._completion_tokens = 0.0, 0
+        self._tokens = self._run = self._distinct = self._entropy = self._completion_tokens = 0.0
 
     def add(self, packing: Packing, packs: bool, entropy_C: Tensor) -> None:
         places = sum(grid.numel() for grid in packing.grids)
@@ -23,6 +24,12 @@ class Load:
         self._run += len(packing.tokens_U) if packs else places
         self._entropy += entropy_C.sum().item()
         self._completion_tokens += len(entropy_C)
+
+    def add_over(self, team: Team) -> None:
+        """Make the sums those of every rank."""
+        sums = [self._tokens, self._run, self._distinct, self._entropy, self._completion_tokens]
+        total = team.add(torch.tensor(sums, dtype=torch.float64)).tolist()
+        self._tokens, self._run, self._distinct, self._entropy, self._completion_tokens = total
 
     def metrics(self) -> dict[str, float]:
         """padding_share: of the tokens run through the model; shared_share: of the sequences' tokens, those that

@@ -5,12 +5,14 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import torch
 
 from treeopo.learner.checkpoints import Checkpoints
+from treeopo.learner.distributed import Team
 from treeopo.learner.learner import Learner
 from treeopo.learner.objectives import Terms
 from treeopo.learner.policy import LoraPolicy
@@ -21,10 +23,44 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def load_learner(
+    model: str,
+    settings: LearnerSettings,
+    objectives: Callable[[LoraPolicy], Terms],
+    checkpoint: Path | None,
+    *,
+    steps: int,
+    temperature: float,
+    seed: int,
+    trust_remote_code: bool = False,
+    team: Team | None = None,
+) -> Learner:
+    """The student with a fresh adapter, or with the state of `checkpoint`.
+
+    Raises:
+        ModelError: the model cannot be loaded or adapted.
+    """
+    device = (team or Team()).device
+    dtype = getattr(torch, settings.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+    adapter = checkpoint / "adapter" if checkpoint else None
+    _make_deterministic(settings.deterministic)
+    torch.manual_seed(seed)
+    policy = LoraPolicy.load(
+        model, settings.lora, dtype=dtype, device=device, adapter=adapter, trust_remote_code=trust_remote_code
+    )
+    learner = Learner(policy, objectives(policy), settings, steps=steps, temperature=temperature, team=team)
+    if checkpoint:
+        learner.load_state(checkpoint)
+    return learner
+
+
 class LearnerThread:
     """Keeps the event loop free while torch computes. Make one with `start`, end it with `close`."""
 
-    def __init__(self, thread: ThreadPoolExecutor, learner: Learner, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self, thread: ThreadPoolExecutor, learner: Learner, checkpoints: Checkpoints, team: Team | None = None
+    ) -> None:
+        self._team = team or Team()
         self._thread = thread
         self._learner = learner
         self._checkpoints = checkpoints
@@ -41,42 +77,37 @@ class LearnerThread:
         temperature: float,
         seed: int,
         trust_remote_code: bool = False,
+        team: Team | None = None,
     ) -> "LearnerThread":
         """Load the student with a fresh adapter, or with the state of the newest checkpoint.
+
+        The other ranks of a `team` are told of each step and dismissed by `close`.
 
         Raises:
             ModelError: the model cannot be loaded or adapted.
         """
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = settings.dtype or ("bfloat16" if device.type == "cuda" else "float32")
-        latest = checkpoints.latest()
-
-        def load() -> Learner:
-            _make_deterministic(settings.deterministic)
-            torch.manual_seed(seed)
-            adapter = latest / "adapter" if latest else None
-            policy = LoraPolicy.load(
-                model,
-                settings.lora,
-                dtype=getattr(torch, dtype),
-                device=device,
-                adapter=adapter,
-                trust_remote_code=trust_remote_code,
-            )
-            learner = Learner(policy, objectives(policy), settings, steps=steps, temperature=temperature)
-            if latest:
-                learner.load_state(latest)
-            return learner
-
+        load = partial(
+            load_learner,
+            model,
+            settings,
+            objectives,
+            checkpoints.latest(),
+            steps=steps,
+            temperature=temperature,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+            team=team,
+        )
         # torch keeps its thread count per calling thread, so it is set in the one that computes.
         thread = ThreadPoolExecutor(1, "learner", initializer=torch.set_num_threads, initargs=(settings.threads,))
-        return cls(thread, await asyncio.get_running_loop().run_in_executor(thread, load), checkpoints)
+        return cls(thread, await asyncio.get_running_loop().run_in_executor(thread, load), checkpoints, team)
 
     @property
     def version(self) -> int:
         return self._learner.version
 
     async def step(self, batch: TrainBatch) -> dict[str, float]:
+        await self._call(self._team.send, batch)
         return await self._call(self._learner.step, batch)
 
     async def reference_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
@@ -110,6 +141,7 @@ class LearnerThread:
 
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
+        self._team.dismiss()
 
     async def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         assert not kwargs
