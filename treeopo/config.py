@@ -16,12 +16,12 @@ from treeopo.advantage.settings import AdvantageSettings
 from treeopo.engines.settings import EngineOptions
 from treeopo.errors import ConfigError, require
 from treeopo.evaluation.periodic import PeriodicSettings
-from treeopo.learner.settings import DirectValueSettings, LearnerSettings
+from treeopo.learner.settings import CriticSettings, DirectValueSettings, KlSettings, LearnerSettings
 from treeopo.methods import Batches, Need, Term, find_method, plan_groups
 from treeopo.problems.prompting import PromptSettings
 from treeopo.problems.settings import GradingSettings
 from treeopo.problems.solutions import SolutionSettings
-from treeopo.rollout.settings import RolloutSettings
+from treeopo.rollout.settings import Credit, RolloutSettings
 from treeopo.search.settings import SearchSettings
 
 
@@ -55,6 +55,7 @@ class TrainConfig(Section):
     store: Path | None = None  # None: trees.zarr, or none at all where solutions.problems is given
     output: Path
     student: str | None = None  # None: the embedded default
+    teacher: str | None = None  # None: the embedded default, or with a student of your own the store's
     retokenize: bool = False  # copy the store under the student's tokenizer where it is another than the teacher's
     method: str = "tree-opo"  # a name of treeopo.methods
     steps: int = Field(200, ge=1)
@@ -67,6 +68,8 @@ class TrainConfig(Section):
     grading: Grading = GradingSettings()
     evaluation: Annotated[PeriodicSettings, _known_keys(PeriodicSettings)] = PeriodicSettings()
     solutions: Annotated[SolutionSettings, _known_keys(SolutionSettings)] = SolutionSettings()
+    kl: Annotated[KlSettings, _known_keys(KlSettings)] = KlSettings()
+    critic: Annotated[CriticSettings, _known_keys(CriticSettings)] = CriticSettings()
     dvo: Annotated[DirectValueSettings, _known_keys(DirectValueSettings)] = DirectValueSettings()
     engine: Engine = EngineOptions()
 
@@ -90,6 +93,22 @@ class TrainConfig(Section):
         require(
             self.dvo == DirectValueSettings() or Term.DIRECT_VALUE in method.terms,
             f"dvo.beta belongs to method dvo; method {method.name} has no use for it",
+        )
+        require(
+            self.kl == KlSettings() or Term.KL in method.terms,
+            f"kl settings belong to method tree-opo-kl; method {method.name} has no use for them",
+        )
+        require(
+            self.critic == CriticSettings() or Need.CRITIC in method.needs,
+            f"critic settings belong to method actor-critic; method {method.name} has no critic",
+        )
+        require(
+            self.teacher is None or Need.TEACHER in method.needs,
+            f"teacher is given, but method {method.name} learns from none; leave it out",
+        )
+        require(
+            method.credit is not Credit.LEAVE_ONE_OUT or self.rollout.group_size > 1,
+            f"method {method.name} compares the completions of a group; rollout.group_size must be 2 or more",
         )
         require(
             self.solutions.problems is None or method.batches is Batches.SOLUTIONS,

@@ -12,6 +12,7 @@ from treeopo.advantage.settings import AdvantageSettings, Scope
 from treeopo.advantage.settings import Method as Advantage
 from treeopo.errors import ConfigError
 from treeopo.rollout.sampler import Start
+from treeopo.rollout.settings import Credit
 
 
 class Batches(StrEnum):
@@ -29,18 +30,24 @@ class Term(StrEnum):
     POLICY_GRADIENT = "policy-gradient"
     CROSS_ENTROPY = "cross-entropy"
     DIRECT_VALUE = "direct-value"
+    KL = "kl"
+    ACTOR_CRITIC = "actor-critic"
 
 
 class Need(StrEnum):
     """What a method cannot start without, beside a student and its data."""
 
     ENGINE = "engine"  # vLLM, to sample from the student
+    TEACHER = "teacher"  # a model with the student's tokenizer, loaded beside it
+    CRITIC = "critic"  # trained along
     STATISTICS = "search statistics"  # the store's values, or its teacher's log-probabilities
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One row of `treeopo methods`. `start`: where its groups begin (None: it has no groups, so no advantages)."""
+    """One row of `treeopo methods`. `start`: where its groups begin (None: it has no groups, so no advantages).
+    `credit`: what the teacher's word on a completion becomes, in place of advantages of the task's reward.
+    """
 
     name: str
     summary: str
@@ -49,6 +56,7 @@ class Method:
     terms: tuple[Term, ...]
     needs: frozenset[Need]
     start: Start | None = None
+    credit: Credit | None = None
 
 
 _ROWS = (
@@ -69,6 +77,45 @@ _ROWS = (
         terms=(Term.POLICY_GRADIENT,),
         needs=frozenset({Need.ENGINE}),
         start=Start.ROOT,
+    ),
+    Method(
+        name="tree-opo-kl",
+        summary="tree-opo plus beta KL to a teacher, by an optimiser of its own or in one sum",
+        source="Tree-OPO §4.3, Table 2, App. B",
+        batches=Batches.ROLLOUTS,
+        terms=(Term.POLICY_GRADIENT, Term.KL),
+        needs=frozenset({Need.ENGINE, Need.TEACHER}),
+        start=Start.PREFIX,
+    ),
+    Method(
+        name="reinforce-kl",
+        summary="the student's completions of each question, rewarded by teacher over student probability alone",
+        source="Tree-OPO Table 2; GKD, Agarwal et al. 2024",
+        batches=Batches.ROLLOUTS,
+        terms=(Term.POLICY_GRADIENT,),
+        needs=frozenset({Need.ENGINE, Need.TEACHER}),
+        start=Start.ROOT,
+        credit=Credit.TO_GO,
+    ),
+    Method(
+        name="reinforce-kl-baseline",
+        summary="reinforce-kl minus what the group's other completions had still to come",
+        source="Tree-OPO Table 2; MiniLLM, Gu et al. 2024; RLOO, Ahmadian et al. 2024",
+        batches=Batches.ROLLOUTS,
+        terms=(Term.POLICY_GRADIENT,),
+        needs=frozenset({Need.ENGINE, Need.TEACHER}),
+        start=Start.ROOT,
+        credit=Credit.LEAVE_ONE_OUT,
+    ),
+    Method(
+        name="actor-critic",
+        summary="the rewards of reinforce-kl, made into advantages by a critic and GAE",
+        source="Tree-OPO Table 2, App. B; Schulman et al. 2016",
+        batches=Batches.ROLLOUTS,
+        terms=(Term.ACTOR_CRITIC,),
+        needs=frozenset({Need.ENGINE, Need.TEACHER, Need.CRITIC}),
+        start=Start.ROOT,
+        credit=Credit.REWARD,
     ),
     Method(
         name="tree-opo-replay",
@@ -119,6 +166,8 @@ def plan_groups(method: Method, advantage: AdvantageSettings) -> tuple[Start, Ad
     """
     if method.start is None:
         raise ConfigError(f"method {method.name} has no groups, so no advantages; leave the advantage settings out")
+    if method.credit is not None and advantage != AdvantageSettings():
+        raise ConfigError(f"method {method.name} learns from the teacher alone; leave the advantage settings out")
     if method.start is Start.ROOT:
         return Start.ROOT, AdvantageSettings(method=Advantage.GRPO, standardize=advantage.standardize)
     if advantage.method is Advantage.GRPO:

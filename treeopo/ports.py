@@ -2,11 +2,11 @@
 and a contract suite in `tests/contract` that every adapter passes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from treeopo.records import Carrier, Completion, Problem, Request
+from treeopo.records import Carrier, Completion, FloatArray, IntArray, Problem, Request
 
 
 class Generate(Protocol):
@@ -16,6 +16,14 @@ class Generate(Protocol):
     """
 
     async def generate(self, request: Request) -> Completion: ...
+
+
+class ScoreTokens(Protocol):
+    """Log-probabilities of given tokens under a teacher, at temperature 1."""
+
+    async def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
+        """Of every token after the prefix, (C,) a sequence, in the order given."""
+        ...
 
 
 class PublishPolicy(Protocol):

@@ -1,23 +1,25 @@
 """What the registry's names stand for: the batch maker and the loss terms of a method, ready for one run."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from treeopo_storage import TreeStore
 
+from treeopo.advantage import AdvantageSettings
 from treeopo.config import TrainConfig
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ProblemError, RunError
 from treeopo.methods import Batches, Term, find_method, plan_groups
-from treeopo.ports import Generate, Grade
+from treeopo.ports import Generate, Grade, ScoreTokens
 from treeopo.problems.prompting import STOP_KEY
 from treeopo.problems.settings import GRADER_KEY, Family
 from treeopo.problems.solutions import worked_solutions
-from treeopo.records import Completion, DrawnGroup, Problem, TrainBatch
+from treeopo.records import Completion, DrawnGroup, Group, Problem, TrainBatch
 from treeopo.rollout.batches import assemble
+from treeopo.rollout.distillation import distil, with_teacher
 from treeopo.rollout.meter import EngineMeter
 from treeopo.rollout.replay import Replay
 from treeopo.rollout.rollouts import Rollouts
@@ -27,7 +29,7 @@ from treeopo.rollout.traces import Traces
 from treeopo.rollout.valued_steps import ValuedSteps
 
 if TYPE_CHECKING:
-    from treeopo.learner.objectives import Objective
+    from treeopo.learner.objectives import Objective, Separate, Terms
     from treeopo.learner.policy import LoraPolicy
     from treeopo.learner.thread import LearnerThread
 
@@ -37,12 +39,13 @@ MakeBatch = Callable[[int], Awaitable[TrainBatch]]
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What a batch maker may call on once the run has started; `engine` is None where the method needs none."""
+    """What a batch maker may call on once the run has started; None where the method needs none of it."""
 
     learner: "LearnerThread"
     engine: Generate | None
     meter: EngineMeter
     grade: Grade
+    teacher: ScoreTokens | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +75,65 @@ def recipe(config: TrainConfig, store: TreeStore | None, tokenizer: ModelTokeniz
             return _valued_steps(config, store)
 
 
-def objectives(config: TrainConfig, policy: "LoraPolicy") -> list["Objective"]:
-    """The terms of the method's loss, for this policy."""
-    return [_term(term, config, policy) for term in find_method(config.method).terms]
+def objectives(config: TrainConfig, teacher: str | None, policy: "LoraPolicy") -> "Terms":
+    """The terms of the method's loss, for this policy; `teacher` is a model's name where the method needs one."""
+    return [term for name in find_method(config.method).terms for term in _terms(name, config, teacher, policy)]
 
 
-def _term(term: Term, config: TrainConfig, policy: "LoraPolicy") -> "Objective":
+def _terms(term: Term, config: TrainConfig, teacher: str | None, policy: "LoraPolicy") -> "Terms":
     match term:
         case Term.POLICY_GRADIENT:
             from treeopo.learner.objectives.policy_gradient import PolicyGradient
 
-            return PolicyGradient(config.learner)
+            return [PolicyGradient(config.learner)]
         case Term.CROSS_ENTROPY:
             from treeopo.learner.objectives.cross_entropy import CrossEntropy
 
-            return CrossEntropy()
+            return [CrossEntropy()]
         case Term.DIRECT_VALUE:
             from treeopo.learner.objectives.direct_value import DirectValue
 
-            return DirectValue(config.dvo.beta)
+            return [DirectValue(config.dvo.beta)]
+        case Term.KL:
+            return [_kl(config, teacher, policy)]
+        case Term.ACTOR_CRITIC:
+            return _actor_critic(config, policy)
+
+
+def _kl(config: TrainConfig, teacher: str | None, policy: "LoraPolicy") -> "Objective | Separate":
+    from treeopo.learner.objectives import Separate
+    from treeopo.learner.objectives.kl import KlToTeacher
+    from treeopo.learner.teacher import Teacher
+
+    assert teacher is not None, "a method with a KL term needs a teacher"
+    in_learner = Teacher(teacher, config.learner) if config.kl.estimate == "full" else None
+    term = KlToTeacher(config.kl, config.learner, config.rollout.temperature, in_learner)
+    if config.kl.optimizer == "summed":
+        return term
+    return Separate(
+        "kl", term, replace(config.learner.optimizer, learning_rate=config.kl.learning_rate), policy.trainable
+    )
+
+
+def _actor_critic(config: TrainConfig, policy: "LoraPolicy") -> "Terms":
+    from treeopo.learner.critic import make_critic
+    from treeopo.learner.objectives import Separate
+    from treeopo.learner.objectives.actor_critic import Actor, ValueRegression
+    from treeopo.learner.objectives.policy_gradient import PolicyGradient
+
+    critic = make_critic(policy, config.critic)
+    optimizer = replace(config.learner.optimizer, learning_rate=config.critic.learning_rate)
+    regression = ValueRegression(critic, config.critic)
+    return [
+        Actor(PolicyGradient(config.learner), critic, config.critic),
+        Separate("critic", regression, optimizer, list(critic.parameters()), critic),
+    ]
+
+
+def needs_scores(config: TrainConfig) -> bool:
+    """Whether batches carry what the teacher thinks of each token; whole distributions are the learner's own matter."""
+    method = find_method(config.method)
+    return method.credit is not None or (Term.KL in method.terms and config.kl.estimate == "sampled")
 
 
 def _rollouts(config: TrainConfig, store: TreeStore) -> Recipe:
@@ -101,12 +144,29 @@ def _rollouts(config: TrainConfig, store: TreeStore) -> Recipe:
 
     def bind(running: Running) -> MakeBatch:
         assert running.engine is not None, "a method of rollouts needs an engine"
-        grade, assembled = _grader(store, running.grade), partial(assemble, settings=advantage)
+        grade, assembled = _grader(store, running.grade), _assembly(config, advantage, running.teacher)
         return Rollouts(
             sampler, running.engine, grade, assembled, config.rollout, config.seed, running.meter, stop
         ).batch
 
     return Recipe(f"{sampler.usable_count:,} prefixes to start from, {sampler.too_long:,} too long", bind)
+
+
+def _assembly(
+    config: TrainConfig, advantage: AdvantageSettings, teacher: ScoreTokens | None
+) -> Callable[[int, Sequence[Group]], Awaitable[TrainBatch]]:
+    """How graded groups become a batch: with the task's advantages, the teacher's scores, or both."""
+    credit = find_method(config.method).credit
+    if not needs_scores(config):
+        return partial(assemble, settings=advantage)
+    assert teacher is not None, "a batch with the teacher's scores needs a teacher"
+    if credit is not None:
+        return partial(distil, teacher=teacher, credit=credit)
+
+    async def staged_and_scored(number: int, groups: Sequence[Group]) -> TrainBatch:
+        return await with_teacher(await assemble(number, groups, settings=advantage), teacher)
+
+    return staged_and_scored
 
 
 def _replay(config: TrainConfig, store: TreeStore) -> Recipe:

@@ -23,12 +23,14 @@ class FinishReason(StrEnum):
 
 class Column(StrEnum):
     """Names of `TrainSequence.extras`. STEP_START: 1 at the first token of a step, 0 elsewhere. GAIN: V(s') - V(s) of
-    the step the token belongs to. REFERENCE: its log-probability under the base model without its adapter.
+    the step the token belongs to. REFERENCE: its log-probability under the base model without its adapter. TEACHER:
+    the same under the teacher, at temperature 1.
     """
 
     STEP_START = "step_start"
     GAIN = "gain"
     REFERENCE = "reference_logprob"
+    TEACHER = "teacher_logprob"
 
 
 class Carrier(StrEnum):

@@ -25,7 +25,7 @@ from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_
 from treeopo.config import BuildConfig, EvalConfig, TrainConfig
 from treeopo.engines.launch import start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.errors import ConfigError, ProblemError, RunError
+from treeopo.errors import ConfigError, ModelError, ProblemError, RunError
 from treeopo.evaluation.accuracy import Graded, Question, Scores
 from treeopo.evaluation.accuracy import evaluate as score
 from treeopo.evaluation.answers import Answers
@@ -189,11 +189,14 @@ def train(
     tokenizer = ModelTokenizer(student, config.engine.trust_remote_code)
     if store is not None:
         store = _for_tokenizer(store, run, tokenizer, notify)
+    teacher = _teacher(config, store, tokenizer)
     parts = recipe(config, store, tokenizer)
     held_out = _held_out(config, tokenizer)
     run.begin()
     if not run.is_complete:
-        training = partial(run_training, run, student, tokenizer, parts, held_out, notify, on_step, start_engine, team)
+        training = partial(
+            run_training, run, student, teacher, tokenizer, parts, held_out, notify, on_step, start_engine, team
+        )
         asyncio.run(_graded(family(config, store), config.grading, training))
     else:
         team.dismiss()
@@ -209,6 +212,22 @@ def train(
         adapter=run.adapter,
         best=read_best(run.best),
     )
+
+
+def _teacher(config: TrainConfig, store: TreeStore | None, tokenizer: ModelTokenizer) -> str | None:
+    """The teacher's name, or None where the method needs none.
+
+    Raises:
+        ModelError: it does not read the student's tokens.
+    """
+    if Need.TEACHER not in find_method(config.method).needs:
+        return None
+    assert store is not None, "methods with a teacher learn from a store"
+    own = store.meta.teacher if config.student else str(embedded(str(store.meta.search.get("problems", ""))).teacher)
+    teacher = config.teacher or own
+    if ModelTokenizer(teacher).fingerprint != tokenizer.fingerprint:
+        raise ModelError(f"teacher {teacher!r} has another tokenizer than the student; choose one of the same family")
+    return teacher
 
 
 def export_merged(run: RunDirectory, directory: Path) -> None:

@@ -31,7 +31,7 @@ from treeopo.model_card import model_card
 from treeopo.ports import Engine, MetricSink
 from treeopo.problems.grader import Grader, open_grader
 from treeopo.problems.problem_set import ProblemSet
-from treeopo.recipes import Recipe, Running, objectives
+from treeopo.recipes import Recipe, Running, needs_scores, objectives
 from treeopo.records import TrainBatch
 from treeopo.rollout.behaviour import Mismatch, compare
 from treeopo.rollout.meter import EngineMeter, Idle, Metered
@@ -43,6 +43,7 @@ from treeopo.timeline import Timeline
 
 if TYPE_CHECKING:
     from treeopo.learner.distributed import Team
+    from treeopo.learner.teacher import TeacherThread
     from treeopo.learner.thread import LearnerThread
 
 Notify = Callable[[str], None]
@@ -68,6 +69,7 @@ class Training:
     tokenizer: ModelTokenizer
     learner: "LearnerThread"
     engine: Engine | None
+    teacher: "TeacherThread | None"
     on_step: Callable[[int, Metrics], None]
     meter: EngineMeter
     timeline: Timeline
@@ -99,9 +101,8 @@ class Training:
         self.sinks += [JsonLinesSink(self.run.metrics, first), TensorBoardSink(self.run.tensorboard, first)]
         if held_out is not None:
             self.evaluation = self._periodic(held_out)
-        stages = Stages(
-            parts.bind(Running(self.learner, self.engine, self.meter, self.grader)), self._learn, self._publish
-        )
+        running = Running(self.learner, self.engine, self.meter, self.grader, self.teacher)
+        stages = Stages(parts.bind(running), self._learn, self._publish)
         with self.stop:
             if first > 0:
                 await self._publish(first)
@@ -127,6 +128,8 @@ class Training:
             sink.close()
         self.timeline.close()
         self.learner.close()
+        if self.teacher is not None:
+            await self.teacher.close()
         if self.engine is not None:
             await self.engine.close()
             rmtree(self.run.policies, ignore_errors=True)
@@ -218,6 +221,7 @@ class Training:
 async def run_training(
     run: RunDirectory,
     student: str,
+    teacher: str | None,
     tokenizer: ModelTokenizer,
     parts: Recipe,
     held_out: HeldOut | None,
@@ -227,22 +231,23 @@ async def run_training(
     team: "Team",
     grader: Grader,
 ) -> None:
-    """Load the student, start its engine if the method needs one, and train from the newest checkpoint to the end.
+    """Load student and teacher, start an engine if the method needs one, and train from the newest checkpoint on.
 
     Raises:
-        InputError: the student cannot be loaded or served.
+        InputError: student or teacher cannot be loaded or served.
         EngineError: the engine failed; the newest checkpoint is whole.
     """
+    from treeopo.learner.teacher import TeacherThread
     from treeopo.learner.thread import LearnerThread
 
     config = run.config
     checkpoints = Checkpoints(run.checkpoints, config.checkpoints_kept)
     notify("loading the student")
-    team.send((student, config, checkpoints.latest()))
+    team.send((student, teacher, config, checkpoints.latest()))
     learner = await LearnerThread.start(
         student,
         config.learner,
-        partial(objectives, config),
+        partial(objectives, config, teacher),
         checkpoints,
         steps=config.steps,
         temperature=config.rollout.temperature,
@@ -250,6 +255,10 @@ async def run_training(
         trust_remote_code=config.engine.trust_remote_code,
         team=team,
     )
+    scorer: TeacherThread | None = None
+    if teacher is not None and needs_scores(config):
+        notify("loading the teacher")
+        scorer = await TeacherThread.start(teacher, config.learner)
     engine: Engine | None = None
     if Need.ENGINE in find_method(config.method).needs:
         notify("starting the student's engine")
@@ -259,7 +268,7 @@ async def run_training(
         engine = await start_engine(student, options, adapters)
     timeline = Timeline.open(run.timeline, f"from step {learner.version}")
     meter = EngineMeter(config.engine.max_concurrent if engine else 0, timeline)
-    training = Training(run, tokenizer, learner, engine, on_step, meter, timeline, grader)
+    training = Training(run, tokenizer, learner, engine, scorer, on_step, meter, timeline, grader)
     try:
         with patient_collector():
             await training.to_the_end(parts, held_out)
@@ -280,12 +289,12 @@ def follow(team: "Team") -> None:
     order = team.receive()
     if order is None:
         return
-    student, config, checkpoint = order
+    student, teacher, config, checkpoint = order
     torch.set_num_threads(config.learner.threads)
     learner = load_learner(
         student,
         config.learner,
-        partial(objectives, config),
+        partial(objectives, config, teacher),
         checkpoint,
         steps=config.steps,
         temperature=config.rollout.temperature,

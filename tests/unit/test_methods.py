@@ -74,6 +74,16 @@ def test_every_method_is_listed_with_what_it_needs() -> None:
         ({"method": "dvo", "solutions.problems": "staged-arithmetic"}, "solutions.problems belongs to method sft"),
         ({"method": "sft", "solutions.problems": "staged-arithmetic"}, "give a store or solutions.problems"),
         ({"method": "sft", "solutions.limit": 4}, "go with solutions.problems"),
+        ({"method": "tree-opo", "kl.beta": 0.2}, "kl settings belong to method tree-opo-kl"),
+        ({"method": "reinforce-kl", "critic.layers": 1}, "critic settings belong to method actor-critic"),
+        ({"method": "grpo", "teacher": "big"}, "method grpo learns from none"),
+        ({"method": "reinforce-kl", "advantage.method": "loo"}, "learns from the teacher alone"),
+        (
+            {"method": "reinforce-kl-baseline", "rollout.group_size": 1},
+            "compares the completions of a group; rollout.group_size must be 2",
+        ),
+        ({"method": "tree-opo-kl", "kl.beta": 0.0}, "kl.beta is 0.0; it must be positive"),
+        ({"method": "actor-critic", "critic.discount": 1.5}, "critic.discount is 1.5; gamma lies in [0, 1]"),
     ],
 )
 def test_a_setting_that_a_method_would_ignore_is_refused(flags: dict[str, object], complaint: str) -> None:

@@ -124,3 +124,51 @@ class DirectValueSettings:
 
     def __post_init__(self) -> None:
         require(self.beta > 0, f"dvo.beta is {self.beta}; it must be positive")
+
+
+Direction = Literal["reverse", "forward"]
+
+
+@dataclass(frozen=True, slots=True)
+class KlSettings:
+    """beta KL to the teacher (SPEC §7): reverse is KL(policy || teacher), forward the other. estimate: sampled, from
+    the tokens' log-ratios, or full, over the vocabulary. optimizer: separate, an AdamW of its own at learning_rate on
+    beta KL alone (where beta has no say but in clipping: Adam divides by the gradient's size), or summed with the
+    policy's loss at the policy's rate. weight_cap bounds importance ratios of the sampled estimate.
+    """
+
+    direction: Direction = "reverse"
+    estimate: Literal["sampled", "full"] = "sampled"
+    beta: float = 0.1
+    optimizer: Literal["separate", "summed"] = "separate"
+    learning_rate: float = 5e-4
+    weight_cap: float = 10.0
+
+    def __post_init__(self) -> None:
+        require(self.beta > 0, f"kl.beta is {self.beta}; it must be positive (tree-opo is tree-opo-kl without it)")
+        require(self.learning_rate > 0, f"kl.learning_rate is {self.learning_rate}; it must be positive")
+        require(self.weight_cap > 0, f"kl.weight_cap is {self.weight_cap}; it must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class CriticSettings:
+    """architecture: head, a linear map of the policy's hidden states, or decoder, a Llama of its own with `layers` of
+    `width`. discount and decay: gamma and lambda of GAE (the paper gives no lambda). warmup_steps: first steps of a
+    run in which only the critic learns (the paper's 20 warm-up epochs).
+    """
+
+    architecture: Literal["head", "decoder"] = "head"
+    layers: int = 2
+    width: int = 256
+    discount: float = 0.95
+    decay: float = 0.95
+    warmup_steps: int = 20
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require(self.layers >= 1, f"critic.layers is {self.layers}; it must be at least 1")
+        require(self.width >= 64 and self.width % 64 == 0, f"critic.width is {self.width}; it must be a multiple of 64")
+        require(0 <= self.discount <= 1, f"critic.discount is {self.discount}; gamma lies in [0, 1]")
+        require(0 <= self.decay <= 1, f"critic.decay is {self.decay}; lambda lies in [0, 1]")
+        require(self.warmup_steps >= 0, f"critic.warmup_steps is {self.warmup_steps}; it must not be negative")
+        require(self.learning_rate > 0, f"critic.learning_rate is {self.learning_rate}; it must be positive")

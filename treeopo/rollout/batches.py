@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treeopo.advantage import AdvantageBatch, AdvantageSettings, staged_advantages_batch
-from treeopo.records import Group, Sample, TrainBatch, TrainSequence
+from treeopo.records import FloatArray, Group, Sample, TrainBatch, TrainSequence
 
 Metrics = dict[str, float]
 
@@ -23,20 +23,25 @@ async def assemble(number: int, groups: Sequence[Group], settings: AdvantageSett
         settings=settings,
     )
     sequences = tuple(
-        TrainSequence(
-            token_ids=np.concatenate([sample.draw.token_ids, sample.completion.token_ids]),
-            prefix_length=len(sample.draw.token_ids),
-            advantages=np.full(len(sample.completion.token_ids), advantage, dtype=np.float32),
-            behaviour_logprobs=sample.completion.logprobs,
-            versions=sample.completion.versions,
-        )
+        train_sequence(sample, np.full(len(sample.completion.token_ids), advantage, dtype=np.float32))
         for sample, advantage in zip(samples, advantages.advantage, strict=True)
     )
-    metrics = _sample_metrics(groups, samples) | _advantage_metrics(advantages)
+    metrics = sample_metrics(groups, samples) | _advantage_metrics(advantages)
     return TrainBatch(number, sequences, metrics)
 
 
-def _sample_metrics(groups: Sequence[Group], samples: Sequence[Sample]) -> Metrics:
+def train_sequence(sample: Sample, advantages: FloatArray) -> TrainSequence:
+    """`sample` as the learner sees it; advantages (C,) are of its completion tokens."""
+    return TrainSequence(
+        token_ids=np.concatenate([sample.draw.token_ids, sample.completion.token_ids]),
+        prefix_length=len(sample.draw.token_ids),
+        advantages=advantages,
+        behaviour_logprobs=sample.completion.logprobs,
+        versions=sample.completion.versions,
+    )
+
+
+def sample_metrics(groups: Sequence[Group], samples: Sequence[Sample]) -> Metrics:
     """informative_share: groups whose rewards differ, the only ones that teach."""
     rewards = [{sample.reward for sample in group.samples} for group in groups]
     return {

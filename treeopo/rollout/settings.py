@@ -1,8 +1,17 @@
 """What the student is asked to finish, and how far it may run ahead of the learner."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from treeopo.errors import require
+
+
+class Credit(StrEnum):
+    """What becomes of a completion's per-token rewards k_t = log pi_T - log pi, where the teacher is all there is."""
+
+    TO_GO = "to-go"  # sum of k from t on: the gradient is that of KL(pi || pi_T) over whole completions
+    LEAVE_ONE_OUT = "leave-one-out"  # the same minus the mean of the group's others at that position
+    REWARD = "reward"  # k_t itself, for a critic to make advantages of
 
 
 @dataclass(frozen=True, slots=True)

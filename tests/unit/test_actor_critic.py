@@ -1,0 +1,152 @@
+"""The actor learns from GAE advantages, the critic from lambda-returns, and neither moves the other's weights."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.tiny_models import random_qwen2
+from tests.unit.test_learner import LORA, SETTINGS, batch, policy
+from treeopo.learner.critic import ValueHead, make_critic
+from treeopo.learner.learner import Learner
+from treeopo.learner.microbatch import micro_batches
+from treeopo.learner.objectives import Separate
+from treeopo.learner.objectives.actor_critic import Actor, ValueRegression, gae
+from treeopo.learner.objectives.policy_gradient import PolicyGradient
+from treeopo.learner.policy import LoraPolicy
+from treeopo.learner.settings import CriticSettings, LearnerSettings, OptimizerSettings
+from treeopo.records import TrainBatch
+
+CRITIC = CriticSettings(warmup_steps=2, layers=1, width=64)
+SMALL = replace(SETTINGS, microbatch_tokens=40)
+Architecture = Literal["head", "decoder"]
+BOTH = pytest.mark.parametrize("architecture", ["head", "decoder"])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_qwen2(tmp_path_factory.mktemp("models") / "qwen2")
+
+
+def learner(
+    adapted: LoraPolicy, critic: CriticSettings, settings: LearnerSettings = SMALL
+) -> tuple[Learner, nn.Module]:
+    values = make_critic(adapted, critic)
+    own = OptimizerSettings(learning_rate=critic.learning_rate, max_grad_norm=1e9)
+    terms = [
+        Actor(PolicyGradient(settings), values, critic),
+        Separate("critic", ValueRegression(values, critic), own, list(values.parameters()), values),
+    ]
+    return Learner(adapted, terms, settings, steps=40, temperature=1.0), values
+
+
+def copies(module: nn.Module) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in module.parameters()]
+
+
+@BOTH
+def test_while_the_critic_warms_up_it_alone_moves(model: Path, architecture: Architecture) -> None:
+    adapted = policy(model, torch.float32)
+    ours, critic = learner(adapted, replace(CRITIC, architecture=architecture))
+    before, values_before = [p.clone() for p in adapted.trainable], copies(critic)
+    for number in range(2):
+        assert ours.step(batch(number))["critic_warmup"] == 1
+    assert all(map(torch.equal, before, adapted.trainable))
+    assert not all(map(torch.equal, values_before, critic.parameters()))
+    assert ours.step(batch(2))["critic_warmup"] == 0
+    assert not any(map(torch.equal, before, adapted.trainable))
+
+
+def test_with_a_critic_of_zeros_the_actor_descends_the_policy_gradient_of_discounted_returns(model: Path) -> None:
+    """GAE with V = 0 and lambda 1 is the discounted return, computed here by a loop."""
+    settings = CriticSettings(warmup_steps=0, discount=0.9, decay=1.0)
+    rewards = tuple(
+        replace(row, advantages=np.arange(1.0, 1 + row.completion_length, dtype=np.float32) / 10)
+        for row in batch().sequences
+    )
+    returns = tuple(
+        replace(
+            row,
+            advantages=np.array(
+                [
+                    sum(0.9 ** (s - t) * row.advantages[s] for s in range(t, len(row.advantages)))
+                    for t in range(len(row.advantages))
+                ],
+                np.float32,
+            ),
+        )
+        for row in rewards
+    )
+    by_critic, by_hand = policy(model), policy(model)
+    learner(by_critic, settings)[0].step(TrainBatch(0, rewards, {}))
+    plain = Learner(by_hand, [PolicyGradient(SMALL)], SMALL, steps=40, temperature=1.0)
+    plain.step(TrainBatch(0, returns, {}))
+    for ours, theirs in zip(by_critic.trainable, by_hand.trainable, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5)  # Adam magnifies tiny gradients
+
+
+def test_advantages_are_those_of_each_completion_alone(model: Path) -> None:
+    rows = batch().sequences
+    (together,) = micro_batches(rows, 10_000, torch.device("cpu"))
+    torch.manual_seed(0)
+    value = torch.randn(len(together.row_C))
+    whole = gae(together, value, CRITIC)
+    for index, row in enumerate(sorted(rows, key=lambda row: len(row.token_ids), reverse=True)):
+        (alone,) = micro_batches([row], 10_000, torch.device("cpu"))
+        chosen = together.row_C == index
+        torch.testing.assert_close(whole[chosen], gae(alone, value[chosen], CRITIC))
+
+
+@BOTH
+def test_the_critic_comes_to_explain_the_returns_of_a_fixed_batch(model: Path, architecture: Architecture) -> None:
+    fast = replace(CRITIC, architecture=architecture, warmup_steps=100, learning_rate=2e-2, decay=1.0)
+    ours, _ = learner(policy(model, torch.float32), fast)
+    explained = [ours.step(replace(batch(), number=number))["critic_explained"] for number in range(30)]
+    assert explained[-1] > max(0.5, explained[0])
+
+
+@BOTH
+def test_critic_and_both_optimisers_survive_a_restart_bit_for_bit(
+    model: Path, tmp_path: Path, architecture: Architecture
+) -> None:
+    settings = replace(SMALL, lora=replace(LORA, dropout=0.2))
+    critic = replace(CRITIC, architecture=architecture)
+
+    def fresh(adapter: Path | None = None) -> tuple[Learner, nn.Module]:
+        torch.manual_seed(5 if adapter is None else 6)
+        cpu = torch.device("cpu")
+        return learner(
+            LoraPolicy.load(str(model), settings.lora, dtype=torch.float32, device=cpu, adapter=adapter),
+            critic,
+            settings,
+        )
+
+    whole, values = fresh()
+    for number in range(2):
+        whole.step(batch(number))
+    whole.save_state(tmp_path)
+    for number in range(2, 5):
+        whole.step(batch(number))
+    resumed, resumed_values = fresh(tmp_path / "adapter")
+    resumed.load_state(tmp_path)
+    for number in range(2, 5):
+        resumed.step(batch(number))
+    assert all(map(torch.equal, whole.policy.trainable, resumed.policy.trainable))
+    assert all(map(torch.equal, values.parameters(), resumed_values.parameters()))
+
+
+def test_a_decoder_values_a_state_the_same_whatever_it_is_padded_to(model: Path) -> None:
+    adapted = policy(model, torch.float32)
+    critic = make_critic(adapted, replace(CRITIC, architecture="decoder"))
+    nn.init.normal_(critic.out.weight)  # type: ignore[union-attr, arg-type]
+    rows = batch().sequences
+    (together,) = micro_batches(rows, 10_000, torch.device("cpu"))
+    value = critic(together, None)
+    for index, row in enumerate(sorted(rows, key=lambda row: len(row.token_ids), reverse=True)):
+        (alone,) = micro_batches([row], 10_000, torch.device("cpu"))
+        torch.testing.assert_close(critic(alone, None), value[together.row_C == index], rtol=1e-4, atol=1e-5)
+    assert not isinstance(critic, ValueHead)

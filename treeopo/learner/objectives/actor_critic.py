@@ -1,0 +1,80 @@
+"""Actor and critic (SPEC §7): the batch's `advantages` are per-token rewards k_t, out of which GAE makes advantages."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from treeopo.advantage.returns import generalized_advantages
+from treeopo.learner.microbatch import MicroBatch
+from treeopo.learner.objectives import Forward
+from treeopo.learner.objectives.policy_gradient import PolicyGradient
+from treeopo.learner.settings import CriticSettings
+from treeopo.records import TrainBatch, TrainSequence
+
+
+class Actor:
+    """The policy gradient with GAE advantages; silent while the critic warms up."""
+
+    def __init__(self, policy_gradient: PolicyGradient, critic: nn.Module, settings: CriticSettings) -> None:
+        self._policy_gradient = policy_gradient
+        self._critic = critic
+        self._settings = settings
+        self._warm = False
+
+    def begin(self, batch: TrainBatch) -> None:
+        self._policy_gradient.begin(batch)
+        self._warm = batch.number >= self._settings.warmup_steps
+
+    def wants(self, sequence: TrainSequence) -> bool:
+        return True
+
+    def loss(self, micro: MicroBatch, forward: Forward) -> Tensor | None:
+        if not self._warm:
+            return None
+        with torch.no_grad():
+            value_C = self._critic(micro, forward)
+        return self._policy_gradient.loss(replace(micro, advantage_C=gae(micro, value_C, self._settings)), forward)
+
+    def metrics(self) -> dict[str, float]:
+        """critic_warmup: 1 as long as the policy waits for its critic."""
+        return {**self._policy_gradient.metrics(), "critic_warmup": float(not self._warm)}
+
+
+class ValueRegression:
+    """Mean squared error of the critic to the lambda-returns A_t + V_t, over the batch's tokens (App. B)."""
+
+    def __init__(self, critic: nn.Module, settings: CriticSettings) -> None:
+        self._critic = critic
+        self._settings = settings
+        self._tokens = 1
+        self._sums = np.zeros(3)
+
+    def begin(self, batch: TrainBatch) -> None:
+        self._tokens = max(1, sum(row.completion_length for row in batch.sequences))
+        self._sums = np.zeros(3)
+
+    def wants(self, sequence: TrainSequence) -> bool:
+        return True
+
+    def loss(self, micro: MicroBatch, forward: Forward) -> Tensor:
+        value_C: Tensor = self._critic(micro, forward)
+        error_C = gae(micro, value_C.detach(), self._settings)
+        target_C = value_C.detach() + error_C
+        self._sums += [term.sum().item() for term in (target_C, target_C.square(), error_C.square())]
+        return (value_C - target_C).square().sum() / self._tokens
+
+    def metrics(self) -> dict[str, float]:
+        """critic_explained: 1 - mean squared error / variance of the targets; 0 is as good as their mean."""
+        mean, square, error = self._sums / self._tokens
+        variance = square - mean**2
+        return {"critic_target_mean": mean, **({"critic_explained": 1 - error / variance} if variance > 0 else {})}
+
+
+def gae(micro: MicroBatch, value_C: Tensor, settings: CriticSettings) -> Tensor:
+    """(C,) GAE advantages of a micro-batch's completions, without gradient."""
+    end_B = np.cumsum(np.bincount(micro.row_C.cpu().numpy()))
+    reward_C, values_C = (column.detach().double().cpu().numpy() for column in (micro.advantage_C, value_C))
+    advantage_C = generalized_advantages(reward_C, values_C, end_B, settings.discount, settings.decay)
+    return torch.as_tensor(advantage_C, dtype=value_C.dtype, device=value_C.device)

@@ -1,0 +1,137 @@
+"""The divergence between policy and teacher as a term of the loss (SPEC §7).
+
+reverse = KL(pi || pi_T), forward = KL(pi_T || pi), per position, summed over the positions that the behaviour policy
+visited; the visits themselves are data (GKD, Agarwal et al. 2024, eq. 3). docs/methods.md says why names need saying.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from treeopo.learner.microbatch import MicroBatch
+from treeopo.learner.objectives import Forward
+from treeopo.learner.objectives.corrections import LOG_LIMIT
+from treeopo.learner.objectives.policy_gradient import aggregate, total
+from treeopo.learner.settings import Direction, KlSettings, LearnerSettings
+from treeopo.learner.teacher import Teacher
+from treeopo.records import Column, TrainBatch, TrainSequence
+
+CHUNK = 512
+"""Positions whose two whole-vocabulary distributions exist at once, in float32 and with what autograd keeps of them."""
+
+
+class KlToTeacher:
+    """beta KL, aggregated over tokens as the policy gradient is.
+
+    sampled: from the teacher's log-probability of each token, in the column TEACHER. full: over the vocabulary, with
+    `teacher` in the learner; exact at each position, but the teacher's forward pass and weights are the learner's too.
+    """
+
+    def __init__(
+        self, settings: KlSettings, learner: LearnerSettings, temperature: float, teacher: Teacher | None
+    ) -> None:
+        assert (teacher is not None) == (settings.estimate == "full")
+        self._settings = settings
+        self._learner = learner
+        self._temperature = temperature
+        self._teacher = teacher
+        self._total = 1.0
+        self._kl = self._tokens = 0.0
+
+    def begin(self, batch: TrainBatch) -> None:
+        self._total = total(batch, self._learner)
+        self._kl = self._tokens = 0.0
+
+    def wants(self, sequence: TrainSequence) -> bool:
+        return True
+
+    def loss(self, micro: MicroBatch, forward: Forward) -> Tensor:
+        terms_C, kl_C = self._full(micro, forward) if self._teacher else self._sampled(micro, forward)
+        self._kl += kl_C.sum().item()
+        self._tokens += len(kl_C)
+        return -self._settings.beta * aggregate(terms_C, micro.length_C, self._learner.aggregation, self._total)
+
+    def metrics(self) -> dict[str, float]:
+        """kl: its estimate per completion token, in nats, in the direction that is descended."""
+        return {"kl": self._kl / self._tokens} if self._tokens else {}
+
+    def _sampled(self, micro: MicroBatch, forward: Forward) -> tuple[Tensor, Tensor]:
+        behaviour_C, teacher_C = micro.behaviour_C, micro.extras_C[Column.TEACHER]
+        direction, cap = self._settings.direction, self._settings.weight_cap
+        coefficient_C = score_coefficients(direction, forward.current_C, behaviour_C, teacher_C, cap)
+        log_ratio_C = (forward.current_C - teacher_C).detach()
+        if direction == "reverse":
+            return coefficient_C * forward.logprobs_C, coefficient_C
+        return coefficient_C * forward.logprobs_C, -_ratio(teacher_C - behaviour_C, cap) * log_ratio_C
+
+    def _full(self, micro: MicroBatch, forward: Forward) -> tuple[Tensor, Tensor]:
+        assert self._teacher is not None
+        kl_C = full_kl(
+            self._settings.direction,
+            forward.hidden_CH,
+            forward.head,
+            self._teacher.hidden(micro),
+            self._teacher.head,
+            self._temperature,
+        )
+        return kl_C, kl_C.detach()
+
+
+def score_coefficients(
+    direction: Direction, current_C: Tensor, behaviour_C: Tensor, teacher_C: Tensor, cap: float
+) -> Tensor:
+    """What multiplies grad log pi(c_t), c_t from the behaviour policy mu, so that its mean is the KL's gradient, (C,).
+
+    reverse: (pi/mu) (log pi - log pi_T), a policy gradient with the log-ratio as its cost.
+    forward: pi/mu - pi_T/mu. The second is the gradient of -E_T[log pi]; the first has mean zero and makes the
+    coefficient vanish token by token where policy and teacher agree.
+
+    mu = pi gives the on-policy estimates, mu = pi_T those from stored teacher tokens. Differentiating an estimate of
+    the value would not do: k1's gradient has mean zero, and k3's is forward's above, whatever it is called (Tang and
+    Munos 2025). Both weights are cut off at `cap`: a bounded variance for a bias.
+    """
+    weight_C = _ratio(current_C - behaviour_C, cap)
+    if direction == "reverse":
+        return weight_C * (current_C - teacher_C).detach()
+    return weight_C - _ratio(teacher_C - behaviour_C, cap)
+
+
+def _ratio(log_ratio_C: Tensor, cap: float) -> Tensor:
+    return log_ratio_C.detach().clamp(max=LOG_LIMIT).exp().clamp(max=cap)
+
+
+def full_kl(
+    direction: Direction,
+    hidden_CH: Tensor,
+    head: nn.Module,
+    teacher_CH: Tensor,
+    teacher_head: nn.Module,
+    temperature: float,
+) -> Tensor:
+    """KL between the next-token distributions at each of C positions, (C,) in nats: the policy's at `temperature`, the
+    teacher's at 1. Chunk by chunk, recomputed in the backward pass.
+    """
+    chunks = [
+        checkpoint(_chunk_kl, direction, hidden, head, teacher, teacher_head, temperature, use_reentrant=False)
+        for hidden, teacher in zip(torch.split(hidden_CH, CHUNK), torch.split(teacher_CH, CHUNK), strict=True)
+    ]
+    return torch.cat(chunks)
+
+
+def _chunk_kl(
+    direction: Direction,
+    hidden_CH: Tensor,
+    head: nn.Module,
+    teacher_CH: Tensor,
+    teacher_head: nn.Module,
+    temperature: float,
+) -> Tensor:
+    """Models of one family may pad their heads to different sizes: rows beyond the smaller one are no tokens."""
+    logits_CV, teacher_CV = head(hidden_CH), teacher_head(teacher_CH)
+    tokens = min(logits_CV.shape[-1], teacher_CV.shape[-1])
+    precision = torch.promote_types(logits_CV.dtype, torch.float32)
+    policy_CV = torch.log_softmax(logits_CV[:, :tokens].to(precision) / temperature, dim=-1)
+    wanted_CV = torch.log_softmax(teacher_CV[:, :tokens].to(precision), dim=-1)
+    if direction == "reverse":
+        return (policy_CV.exp() * (policy_CV - wanted_CV)).sum(-1)
+    return (wanted_CV.exp() * (wanted_CV - policy_CV)).sum(-1)

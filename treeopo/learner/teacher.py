@@ -1,0 +1,85 @@
+"""The teacher in the learner's process: log-probabilities of tokens, and hidden states for distributions."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from treeopo.learner.logprobs import token_logprobs
+from treeopo.learner.microbatch import MicroBatch, micro_batches
+from treeopo.learner.policy import load_base
+from treeopo.learner.settings import LearnerSettings
+from treeopo.records import FloatArray, IntArray, TrainSequence
+
+_ROW = "row"
+
+
+class Teacher:
+    """A frozen causal language model, in the dtype and on the device of the policy's base."""
+
+    def __init__(self, name: str, settings: LearnerSettings) -> None:
+        """Load it. Raises `ModelError` if it cannot be loaded."""
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = settings.dtype or ("bfloat16" if self.device.type == "cuda" else "float32")
+        self._model = load_base(name, getattr(torch, dtype)).to(self.device).eval().requires_grad_(False)
+        self._budget = settings.microbatch_tokens
+
+    @property
+    def head(self) -> nn.Module:
+        """The map from hidden states to logits (H to V)."""
+        head: nn.Module = self._model.get_output_embeddings()
+        return head
+
+    @torch.no_grad()
+    def hidden(self, micro: MicroBatch) -> Tensor:
+        """(C, H) final hidden states that predict the micro-batch's completion tokens."""
+        backbone = self._model.get_decoder()
+        hidden_BTH = backbone(
+            input_ids=micro.input_ids_BT, attention_mask=micro.attention_mask_BT, use_cache=False
+        ).last_hidden_state
+        hidden_CH: Tensor = hidden_BTH[:, :-1].flatten(0, 1)[micro.position_C]
+        return hidden_CH
+
+    @torch.no_grad()
+    def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
+        """See `ScoreTokens`."""
+        rows = [_row(index, *row) for index, row in enumerate(zip(token_ids, prefix_lengths, strict=True))]
+        scores = [np.empty(row.completion_length, np.float32) for row in rows]
+        scored = [row for row in rows if row.completion_length]
+        for micro in micro_batches(scored, self._budget, self.device):
+            logprobs_C = token_logprobs(self.hidden(micro), self.head, micro.target_C, 1.0).float().cpu().numpy()
+            row_C = micro.extras_C[_ROW].cpu().numpy()
+            for index in np.unique(row_C):
+                scores[int(index)][:] = logprobs_C[row_C == index]
+        return scores
+
+
+def _row(index: int, token_ids: IntArray, prefix_length: int) -> TrainSequence:
+    unknown = np.zeros(len(token_ids) - prefix_length, np.float32)
+    return TrainSequence(
+        token_ids, prefix_length, unknown, unknown, unknown.astype(np.int32), {_ROW: np.full_like(unknown, index)}
+    )
+
+
+class TeacherThread:
+    """`ScoreTokens` by a `Teacher` in a thread of its own, beside the learner's."""
+
+    def __init__(self, thread: ThreadPoolExecutor, teacher: Teacher) -> None:
+        self._thread = thread
+        self._teacher = teacher
+
+    @classmethod
+    async def start(cls, name: str, settings: LearnerSettings) -> "TeacherThread":
+        """Load the teacher `name`. Raises `ModelError` if it cannot be loaded."""
+        thread = ThreadPoolExecutor(1, "teacher", initializer=torch.set_num_threads, initargs=(settings.threads,))
+        return cls(thread, await asyncio.get_running_loop().run_in_executor(thread, Teacher, name, settings))
+
+    async def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._teacher.score, token_ids, prefix_lengths)
+
+    async def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
