@@ -91,7 +91,7 @@ def test_with_a_critic_of_zeros_the_actor_descends_the_policy_gradient_of_discou
 
 def test_advantages_are_those_of_each_completion_alone(model: Path) -> None:
     rows = batch().sequences
-    (together,) = micro_batches(rows, 10_000, torch.device("cpu"))
+    (together,) = micro_batches(rows, 10_000, torch.device("cpu"), share=False)
     torch.manual_seed(0)
     value = torch.randn(len(together.row_C))
     whole = gae(together, value, CRITIC)
@@ -144,7 +144,7 @@ def test_a_decoder_values_a_state_the_same_whatever_it_is_padded_to(model: Path)
     critic = make_critic(adapted, replace(CRITIC, architecture="decoder"))
     nn.init.normal_(critic.out.weight)  # type: ignore[union-attr, arg-type]
     rows = batch().sequences
-    (together,) = micro_batches(rows, 10_000, torch.device("cpu"))
+    (together,) = micro_batches(rows, 10_000, torch.device("cpu"), share=False)
     value = critic(together, None)
     for index, row in enumerate(sorted(rows, key=lambda row: len(row.token_ids), reverse=True)):
         (alone,) = micro_batches([row], 10_000, torch.device("cpu"))

@@ -2,10 +2,12 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 from transformers import LlamaConfig, LlamaModel
 
 from treeopo.learner.microbatch import MicroBatch
 from treeopo.learner.objectives import Forward
+from treeopo.learner.packed_attention import padded_hidden_states
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import CriticSettings
 
@@ -46,10 +48,8 @@ class ValueDecoder(nn.Module):
         self.out = _zero_linear(settings.width)
 
     def forward(self, micro: MicroBatch, forward: Forward) -> Tensor:
-        hidden_BTH = self.decoder(
-            input_ids=micro.input_ids_BT, attention_mask=micro.attention_mask_BT
-        ).last_hidden_state
-        value_C: Tensor = self.out(hidden_BTH[:, :-1].flatten(0, 1)[micro.position_C])[:, 0]
+        hidden_UH = padded_hidden_states(self.decoder, micro.packing)
+        value_C: Tensor = self.out(embedding(micro.position_C, hidden_UH))[:, 0]
         return value_C
 
 

@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from treeopo.learner.logprobs import token_logprobs
 from treeopo.learner.microbatch import MicroBatch, micro_batches
+from treeopo.learner.packed_attention import can_pack, pack_attention, packed_hidden_states, padded_hidden_states
 from treeopo.learner.policy import load_base
 from treeopo.learner.settings import LearnerSettings
 from treeopo.records import FloatArray, IntArray, TrainSequence
@@ -25,6 +27,9 @@ class Teacher:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = settings.dtype or ("bfloat16" if self.device.type == "cuda" else "float32")
         self._model = load_base(name, getattr(torch, dtype)).to(self.device).eval().requires_grad_(False)
+        self._packs = can_pack(self._model)
+        if self._packs:
+            pack_attention(self._model)
         self._budget = settings.microbatch_tokens
 
     @property
@@ -36,12 +41,8 @@ class Teacher:
     @torch.no_grad()
     def hidden(self, micro: MicroBatch) -> Tensor:
         """(C, H) final hidden states that predict the micro-batch's completion tokens."""
-        backbone = self._model.get_decoder()
-        hidden_BTH = backbone(
-            input_ids=micro.input_ids_BT, attention_mask=micro.attention_mask_BT, use_cache=False
-        ).last_hidden_state
-        hidden_CH: Tensor = hidden_BTH[:, :-1].flatten(0, 1)[micro.position_C]
-        return hidden_CH
+        states = packed_hidden_states if self._packs else padded_hidden_states
+        return embedding(micro.position_C, states(self._model.get_decoder(), micro.packing))
 
     @torch.no_grad()
     def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
