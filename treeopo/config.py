@@ -56,6 +56,7 @@ class TrainConfig(Section):
     output: Path
     student: str | None = None  # None: the embedded default
     teacher: str | None = None  # None: the embedded default, or with a student of your own the store's
+    teacher_steps: int | None = Field(None, ge=1)  # mcts-reinforce: of its first stage; None: as many as steps
     retokenize: bool = False  # copy the store under the student's tokenizer where it is another than the teacher's
     method: str = "tree-opo"  # a name of treeopo.methods
     steps: int = Field(200, ge=1)
@@ -105,6 +106,10 @@ class TrainConfig(Section):
         require(
             self.teacher is None or Need.TEACHER in method.needs,
             f"teacher is given, but method {method.name} learns from none; leave it out",
+        )
+        require(
+            self.teacher_steps is None or method.teacher_by is not None,
+            f"teacher_steps belongs to method mcts-reinforce; method {method.name} tunes no teacher",
         )
         require(
             method.credit is not Credit.LEAVE_ONE_OUT or self.rollout.group_size > 1,

@@ -47,6 +47,7 @@ class Need(StrEnum):
 class Method:
     """One row of `treeopo methods`. `start`: where its groups begin (None: it has no groups, so no advantages).
     `credit`: what the teacher's word on a completion becomes, in place of advantages of the task's reward.
+    `teacher_by`: the method that tunes the teacher in a first stage of the run.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Method:
     needs: frozenset[Need]
     start: Start | None = None
     credit: Credit | None = None
+    teacher_by: str | None = None
 
 
 _ROWS = (
@@ -96,6 +98,17 @@ _ROWS = (
         needs=frozenset({Need.ENGINE, Need.TEACHER}),
         start=Start.ROOT,
         credit=Credit.TO_GO,
+    ),
+    Method(
+        name="mcts-reinforce",
+        summary="sft of the teacher on the store's solved traces, then reinforce-kl toward it",
+        source="Tree-OPO Table 2, App. B",
+        batches=Batches.ROLLOUTS,
+        terms=(Term.POLICY_GRADIENT,),
+        needs=frozenset({Need.ENGINE, Need.TEACHER}),
+        start=Start.ROOT,
+        credit=Credit.TO_GO,
+        teacher_by="sft",
     ),
     Method(
         name="reinforce-kl-baseline",

@@ -7,6 +7,7 @@ RUN/best/                  the adapter that did best in them, with its figures
 RUN/timeline.json          what learner, batches and engine did when, for https://ui.perfetto.dev
 RUN/checkpoints/step-N/    adapter, optimiser, schedule and random state; whole or absent
 RUN/diverged-batch-N.npz   the batch that ended a run whose losses were not finite
+RUN/teacher/               mcts-reinforce: the run that tuned the teacher;  RUN/teacher-model/  what came of it
 RUN/adapter/               the trained adapter in PEFT's format with its tokenizer, once the run is complete
 """
 

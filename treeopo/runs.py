@@ -25,12 +25,12 @@ from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_
 from treeopo.config import BuildConfig, EvalConfig, TrainConfig
 from treeopo.engines.launch import start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.errors import ConfigError, ModelError, ProblemError, RunError
+from treeopo.errors import ConfigError, ModelError, ProblemError, RunError, require
 from treeopo.evaluation.accuracy import Graded, Question, Scores
 from treeopo.evaluation.accuracy import evaluate as score
 from treeopo.evaluation.answers import Answers
 from treeopo.evaluation.comparison import Evaluation, compare
-from treeopo.evaluation.periodic import read_best
+from treeopo.evaluation.periodic import PeriodicSettings, read_best
 from treeopo.inspection import overview
 from treeopo.methods import Need, find_method
 from treeopo.metrics import read_metrics
@@ -194,6 +194,15 @@ def train(
     held_out = _held_out(config, tokenizer)
     run.begin()
     if not run.is_complete:
+        if teacher is not None and find_method(config.method).teacher_by is not None:
+            require(
+                team.size == 1, f"method {config.method} tunes its teacher in one process; start it without torchrun"
+            )
+            first_stage = _first_stage(run, teacher)
+            summary = train(first_stage, notify, _tenths(first_stage.config.steps, notify), start_engine)
+            if not summary.complete:
+                return summary
+            teacher = str(_merged_once(first_stage, run.path / "teacher-model"))
         training = partial(
             run_training, run, student, teacher, tokenizer, parts, held_out, notify, on_step, start_engine, team
         )
@@ -228,6 +237,46 @@ def _teacher(config: TrainConfig, store: TreeStore | None, tokenizer: ModelToken
     if ModelTokenizer(teacher).fingerprint != tokenizer.fingerprint:
         raise ModelError(f"teacher {teacher!r} has another tokenizer than the student; choose one of the same family")
     return teacher
+
+
+def _first_stage(run: RunDirectory, teacher: str) -> RunDirectory:
+    """The run within `run` that tunes its teacher, new or under way.
+
+    Raises:
+        RunError: one with other settings is there.
+    """
+    config, path = run.config, run.path / "teacher"
+    settings = {
+        "method": find_method(config.method).teacher_by,
+        "student": teacher,
+        "teacher": None,
+        "teacher_steps": None,
+        "steps": config.teacher_steps or config.steps,
+        "output": path,
+        "rollout": replace(config.rollout, temperature=1.0),
+        "evaluation": PeriodicSettings(),
+    }
+    stage = RunDirectory(path, config.model_copy(update=settings))
+    if stage.is_started and RunDirectory.open(path).config != stage.config:
+        raise RunError(f"{path}: was begun with other settings; choose another --output, or --resume {run.path}")
+    return stage
+
+
+def _tenths(steps: int, notify: Notify) -> Callable[[int, Metrics], None]:
+    """Tells of every tenth part of a first stage."""
+    every = max(1, steps // 10)
+
+    def on_step(step: int, metrics: Metrics) -> None:
+        if step % every == 0:
+            notify(f"tuning the teacher: step {step} of {steps}, loss {metrics['loss']:.4f}")
+
+    return on_step
+
+
+def _merged_once(run: RunDirectory, directory: Path) -> Path:
+    if not directory.exists():
+        export_merged(run, directory)
+    return directory
 
 
 def export_merged(run: RunDirectory, directory: Path) -> None:

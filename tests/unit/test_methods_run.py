@@ -1,0 +1,42 @@
+"""Every method that the registry names takes steps through the real composition: scripted engine, real learner."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import WORLD
+from tests.killed_run import new_run, prepare
+from treeopo import runs
+from treeopo.engines.scripted import ScriptedEngine
+from treeopo.engines.settings import Adapters, EngineOptions
+from treeopo.engines.tokenizer import ModelTokenizer
+from treeopo.methods import METHODS, Need
+from treeopo.metrics import read_metrics
+
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("methods")
+    prepare(directory)
+    return directory
+
+
+async def start_engine(model: str, options: EngineOptions, adapters: Adapters) -> ScriptedEngine:
+    return ScriptedEngine(WORLD, ModelTokenizer(model))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_runs_by_its_name(workplace: Path, name: str) -> None:
+    method = METHODS[name]
+    settings = {"teacher": str(workplace / "student")} if Need.TEACHER in method.needs else {}
+    if "critic" in name:
+        settings["critic.warmup_steps"] = 1
+    run = new_run(workplace, name, method=name, steps=STEPS, **settings)
+    summary = runs.train(run, lambda notice: None, lambda step, metrics: None, start_engine)
+    assert summary.complete
+    assert [row["step"] for row in read_metrics(run.metrics)] == list(range(1, STEPS + 1))
+    assert (run.adapter / "adapter_model.safetensors").exists()
+    if method.teacher_by is not None:
+        assert (run.path / "teacher-model" / "model.safetensors").exists()
