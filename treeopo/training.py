@@ -267,7 +267,7 @@ async def run_training(
         adapters = Adapters(rank=config.learner.lora.rank, versions=config.rollout.max_staleness + 2)
         engine = await start_engine(student, options, adapters)
     timeline = Timeline.open(run.timeline, f"from step {learner.version}")
-    meter = EngineMeter(config.engine.max_concurrent if engine else 0, timeline)
+    meter = EngineMeter(config.engine.slots if engine else 0, timeline)
     training = Training(run, tokenizer, learner, engine, scorer, on_step, meter, timeline, grader)
     try:
         with patient_collector():

@@ -1,6 +1,10 @@
 """A real vLLM server by URL: what it returns is what transformers computes, for the version that each token claims."""
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,6 +14,7 @@ import pytest
 import pytest_asyncio
 import torch
 from transformers import AutoModelForCausalLM
+from treeopo_storage import open_store
 
 from tests.servers import Server
 from tests.tiny_models import VOCABULARY, random_qwen2
@@ -19,6 +24,7 @@ from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, EngineError, ModelError
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LoraSettings
+from treeopo.metrics import read_metrics
 from treeopo.records import Carrier, Completion, FinishReason, Request
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
@@ -36,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(model, tmp_path_factory.mktemp("server") / "log", api_key=KEY)
+    started = Server(model, tmp_path_factory.mktemp("server") / "log", max_model_len=512, api_key=KEY)
     yield started.wait()
     started.kill()
 
@@ -109,6 +115,36 @@ async def test_a_policy_that_is_not_there_is_refused_and_the_server_unharmed(
         await engine.publish(9, tmp_path / "nothing")
     await engine.generate(Request([1], 4, seed=0))
     await engine.close()
+
+
+def test_a_store_is_built_a_student_trained_and_evaluated_by_url_and_the_key_is_written_nowhere(
+    server: Server, model: Path, tmp_path: Path
+) -> None:
+    engine = ["--engine", f"{server.url}/v1"]
+    search = ["--rollouts", 4, "--set", "search.max_step_tokens=8", "--set", "search.max_solution_tokens=16"]
+    rollout = ["--set", "rollout.max_prompt_tokens=300", "--set", "rollout.max_sequence_tokens=330"]
+    store, run = tmp_path / "trees.zarr", tmp_path / "run"
+    said = [
+        treeopo("mcts", "build", "--teacher", model, "--limit", 4, "-o", store, *search, *engine),
+        treeopo("train", store, "--student", model, "-o", run, "--steps", 3, *rollout, *engine),
+        treeopo("eval", run, "--against", "base", "--limit", 2, "--set", "max_new_tokens=8", *engine),
+    ]
+    meta = open_store(store).meta
+    assert meta.teacher == str(model)
+    assert [step["step"] for step in read_metrics(run / "metrics.jsonl")] == [1, 2, 3]
+    assert json.loads((run / "config.json").read_text())["config"]["engine"]["urls"] == [f"{server.url}/v1"]
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(KEY.encode() in content for content in written)
+    assert not any(KEY in text for text in said)
+    assert KEY.encode() not in str(meta).encode()
+
+
+def treeopo(*arguments: object) -> str:
+    command = [sys.executable, "-m", "treeopo_cli.main", *map(str, arguments)]
+    environment = os.environ | {"TREEOPO_API_KEY": KEY}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout + result.stderr
 
 
 async def test_log_probabilities_are_transformers_own_at_the_temperature_sampled_at(

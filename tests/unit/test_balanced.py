@@ -2,17 +2,26 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from treeopo_storage import TreeStore
 
+from treeopo.advantage import AdvantageSettings
 from treeopo.engines.balanced import BalancedEngine
 from treeopo.engines.scripted import ScriptedEngine, TreeWorld
 from treeopo.errors import ConfigError, EngineDeadError, EngineError, ModelError
 from treeopo.ports import Engine
-from treeopo.records import Carrier, Completion, Request
+from treeopo.records import Carrier, Completion, Request, TrainBatch
+from treeopo.rollout.batches import assemble
+from treeopo.rollout.meter import EngineMeter
+from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
+from treeopo.rollout.rollouts import Rollouts
+from treeopo.rollout.sampler import GroupSampler, Start
+from treeopo.rollout.settings import RolloutSettings
 
 WORLD = TreeWorld(branching=3, depth=3, success=lambda letters: 0.5)
 PROMPT = [ord(character) for character in WORLD.question]
@@ -221,3 +230,47 @@ async def test_closing_leaves_no_engine_and_no_attempt_behind() -> None:
     with pytest.raises(EngineDeadError):
         await living.generate(request(0))
     assert len(asyncio.all_tasks()) == 1
+
+
+async def train(store: TreeStore, engine: Engine) -> list[TrainBatch]:
+    """Four steps of the synchronous trainer over `engine`, without a learner; policies are published all the same."""
+    settings = RolloutSettings(
+        group_size=4, batch_size=8, max_prompt_tokens=20, max_sequence_tokens=60, max_staleness=0
+    )
+    learned: list[TrainBatch] = []
+
+    async def learn(batch: TrainBatch) -> Metrics:
+        learned.append(batch)
+        return {}
+
+    async def go_on(version: int, metrics: Metrics) -> bool:
+        return True
+
+    rollouts = Rollouts(
+        GroupSampler(store, settings, seed=0, start=Start.PREFIX),
+        engine,
+        grade=lambda drawn, completion: WORLD.grade(WORLD.problem("any"), completion.text),
+        assemble=partial(assemble, settings=AdvantageSettings()),
+        settings=settings,
+        seed=0,
+        meter=EngineMeter(),
+    )
+    stages = Stages(rollouts.batch, learn, lambda version: engine.publish(version, POLICY))
+    await Pipeline(stages, settings.max_staleness).run(0, 4, go_on)
+    return learned
+
+
+@pytest.mark.parametrize("death", [0, 5, 12, 15])
+async def test_a_run_that_loses_one_of_two_engines_learns_what_it_would_have_learned(
+    searched_store: TreeStore, death: int
+) -> None:
+    engine = await Hosts([dying(death, latency=1e-4)], [dying(latency=1e-4)]).engine()
+    survived = await train(searched_store, engine)
+    untroubled = await train(searched_store, ScriptedEngine(WORLD))
+    assert len(survived) == len(untroubled) == 4
+    for batch, expected in zip(survived, untroubled, strict=True):
+        for sequence, other in zip(batch.sequences, expected.sequences, strict=True):
+            assert sequence.token_ids.tolist() == other.token_ids.tolist()
+            assert sequence.versions.tolist() == other.versions.tolist()
+            assert sequence.advantages.tolist() == other.advantages.tolist()
+    await engine.close()

@@ -56,6 +56,11 @@ class EngineOptions:
         urls = [base_url(url) for url in self.urls]
         require(len(set(urls)) == len(urls), "engine.urls names a server twice; name each once")
 
+    @property
+    def slots(self) -> int:
+        """Requests that all engines together work on at once."""
+        return self.max_concurrent * max(1, len(self.urls))
+
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
