@@ -128,6 +128,7 @@ async def _search(
                 writer.append,
                 concurrency=config.concurrency,
                 on_progress=lambda progress: on_progress(progress, len(prompts), time.monotonic() - began),
+                answer=problem_set.answer,
             )
     finally:
         await engine.close()

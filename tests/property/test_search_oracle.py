@@ -14,8 +14,10 @@ from treeopo_storage import ProblemTree
 
 from treeopo.engines.scripted import CharTokenizer, ScriptedEngine, TreeWorld
 from treeopo.records import Request
-from treeopo.search.problem import derive_seed, search_problem
+from treeopo.search.problem import search_problem
 from treeopo.search.settings import SearchSettings
+from treeopo.search.teacher import Answer
+from treeopo.seeds import derive_seed
 
 TOKENIZE = CharTokenizer()
 
@@ -34,18 +36,30 @@ class Node:
 class Textbook:
     """UCT by recursion: `visit(node)` returns a trace's reward, or None where nothing is left below `node`."""
 
-    def __init__(self, world: TreeWorld, chosen: SearchSettings, seed: int) -> None:
+    def __init__(self, world: TreeWorld, chosen: SearchSettings, seed: int, answer: Answer = str) -> None:
         self.world, self.chosen, self.seed = world, chosen, seed
         self.engine = ScriptedEngine(world)
         self.requests = 0
         self.root = Node("", 0)
+        self.traces: list[str] = []
+        self.answer = answer
 
     async def run(self) -> Node:
         for _ in range(self.chosen.rollouts):
             while not self.spent(self.root):
                 if await self.visit(self.root) is not None:
+                    if self.chosen.reward == "vote":
+                        self.count_votes(self.root)
                     break
         return self.root
+
+    def count_votes(self, node: Node) -> None:
+        """The values of all nodes anew, from the list of all traces: a trace is worth the share that agree with it."""
+        answers = [self.answer(trace) for trace in self.traces]
+        below = [answer for trace, answer in zip(self.traces, answers, strict=True) if trace.startswith(node.text)]
+        node.total = sum(answers.count(answer) for answer in below if answer) / len(answers)
+        for child in node.children.values():
+            self.count_votes(child)
 
     def spent(self, node: Node) -> bool:
         full = node.tries >= self.chosen.branching
@@ -81,6 +95,7 @@ class Textbook:
 
     async def reward_below(self, node: Node) -> float | None:
         if node.reward is not None:
+            self.traces.append(node.text)
             return node.reward
         if node.tries >= self.chosen.branching:
             live = [child for child in node.children.values() if not self.spent(child)]
@@ -102,6 +117,7 @@ class Textbook:
             path[-1].visits += 1
         reward = path[-1].reward
         assert reward is not None
+        self.traces.append(path[-1].text)
         for passed in path:
             passed.total += reward
         return reward
@@ -154,6 +170,38 @@ async def test_visits_and_values_equal_those_of_a_textbook_uct(
     oracle = Textbook(world, chosen, seed)
     assert statistics(tree) == flatten(await oracle.run())
     assert engine.requests == oracle.requests
+
+
+@given(
+    chances=st.lists(st.sampled_from([0.0, 0.3, 0.7, 1.0]), min_size=1, max_size=5),
+    answers=st.fixed_dictionaries({"1": st.sampled_from(["one", ""]), "0": st.sampled_from(["nought", "one", ""])}),
+    rollouts=st.integers(1, 30),
+    depth=st.integers(1, 5),
+    branching=st.integers(1, 4),
+    exploration=st.sampled_from([0.0, 0.5, 2.0]),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=150, deadline=None)
+async def test_visits_and_values_by_vote_equal_those_of_a_textbook_uct_that_recounts_every_trace(
+    chances: list[float],
+    answers: dict[str, str],
+    rollouts: int,
+    depth: int,
+    branching: int,
+    exploration: float,
+    seed: int,
+) -> None:
+    world = TreeWorld(3, 4, lambda letters: chances[hash_of(letters) % len(chances)])
+    chosen = SearchSettings(rollouts, depth, branching, exploration, reward="vote")
+    prompt_ids, engine = TOKENIZE.encode(world.question), ScriptedEngine(world)
+
+    def answer(text: str) -> str:
+        return answers[text[-1]]
+
+    tree = await search_problem(
+        world.problem("p"), prompt_ids, engine, world.grade, TOKENIZE, chosen, seed, answer=answer
+    )
+    assert statistics(tree) == flatten(await Textbook(world, chosen, seed, answer).run())
 
 
 def hash_of(letters: str) -> int:

@@ -232,6 +232,23 @@ def test_folding_leaves_calculations_apart(one: str, other: str, alike: bool) ->
     assert (folded(one) == folded(other)) is alike
 
 
+async def test_leaves_searched_together_ask_at_different_nodes_before_any_is_backed_up() -> None:
+    tree, requests = await search(numbered, rollouts=12, branching=4, leaves=4)
+    asked_at = [TOKENIZE.decode(list(request.token_ids)) for request in requests]
+    assert asked_at[:4] == ["?"] * 4  # the root's four tries
+    assert len(set(asked_at[4:8])) == 4  # the rest below each of the four new children
+    assert len(set(asked_at[8:12])) == 4  # the second round: a step below each child, as each one counts as a loss
+    assert {text.count("\n\n") for text in asked_at[8:12]} == {1}
+    assert tree.visits[0] == 12
+
+
+async def test_leaves_never_spend_more_tries_than_a_node_has() -> None:
+    tree, requests = await search(numbered, rollouts=9, branching=1, leaves=5)
+    assert tree.node_count == 5
+    assert len(requests) == 2
+    assert tree.visits[0] == 1
+
+
 async def test_greedy_search_stays_in_the_solved_branch_and_wide_search_spreads_evenly() -> None:
     def first_of_three(prompt: str, rng: random.Random, version: int) -> Pieces:
         """Three first steps, of which "a" alone leads to right answers, then steps without end or repetition."""

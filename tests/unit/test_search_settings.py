@@ -20,6 +20,8 @@ from treeopo.search.settings import SearchSettings
         ("temperature", 0.0),
         ("separator", ""),
         ("merge", "meaning"),
+        ("reward", "silver"),
+        ("leaves", 0),
     ],
 )
 def test_an_impossible_setting_is_refused_by_name(setting: str, value: object) -> None:

@@ -22,6 +22,7 @@ from treeopo.records import Completion, Problem, Request
 from treeopo.search.problem import search_problem
 from treeopo.search.settings import SearchSettings
 from treeopo.search.steps import StepSplitter
+from treeopo.search.teacher import Answer
 from treeopo.seeds import derive_seed
 
 WINDOW = 4
@@ -61,12 +62,13 @@ async def build_trees(
     concurrency: int = 64,
     commit_every: int = 16,
     on_progress: Callable[[BuildProgress], None] = lambda progress: None,
+    answer: Answer | None = None,
 ) -> BuildProgress:
     """Search problems[first_index:] and commit their trees in order, `commit_every` at a time.
 
     Problem i is searched with a seed made from (seed, i), so the trees depend neither on concurrency nor on where the
     build was resumed. `commit` is called in a thread, one call at a time; `on_progress` after each finished search, in
-    the order they finish.
+    the order they finish. `answer` reads the final answer of a solution, for settings whose reward is by vote.
 
     Raises:
         ConfigError: concurrency or commit_every below 1.
@@ -86,7 +88,7 @@ async def build_trees(
             prompt_ids = encode_prompt(problem)
             try:
                 tree = await search_problem(
-                    problem, prompt_ids, meter, grade, tokenize, settings, derive_seed(seed, index), splitter
+                    problem, prompt_ids, meter, grade, tokenize, settings, derive_seed(seed, index), splitter, answer
                 )
             except EngineError as error:
                 raise type(error)(f"problem {index} ({problem.id!r}): {error}") from error

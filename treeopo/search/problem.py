@@ -4,26 +4,28 @@ select   descend by UCT to a node with tries left
 expand   A1: ask for one step there; a step that repeats a child leads to that child, and the trace goes on below
 simulate A2: from a new child ask for the rest of the solution; each of its steps becomes a node
 back up  grade the finished trace, count it along its whole path
+
+With `leaves` above 1 this is done in rounds of that many traces. Their requests are in flight together and answered
+in waves, each applied in the order of the traces, so that the tree never depends on which answer came first.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from treeopo_storage import Action, ProblemTree
 
-from treeopo.errors import EngineError
+from treeopo.errors import ConfigError
 from treeopo.ports import Generate, Grade, Tokenize
-from treeopo.records import FinishReason, FloatArray, IntArray, Problem, Request
+from treeopo.records import FinishReason, IntArray, Problem
 from treeopo.search.settings import SearchSettings
 from treeopo.search.steps import StepSplitter
-from treeopo.search.tree import GrowingTree, decode_text
+from treeopo.search.teacher import Answer, Reply, Teacher
+from treeopo.search.tree import ROOT_NODE, GrowingTree, decode_text
+from treeopo.search.votes import Votes
 from treeopo.search.wording import folded
-from treeopo.seeds import derive_seed
-
-ROOT_NODE = 0
+from treeopo.tasks import gather_or_cancel
 
 
 async def search_problem(
@@ -35,127 +37,177 @@ async def search_problem(
     settings: SearchSettings,
     seed: int,
     splitter: StepSplitter | None = None,
+    answer: Answer | None = None,
 ) -> ProblemTree:
     """Search one problem (SPEC §2) and return every node visited.
 
     The result depends on the arguments alone, never on what else the engine is doing: request n of the search carries
-    a seed made from (seed, n), and rollouts follow one another. Each rollout adds one trace, new or sampled again; the
-    search ends early once every node is exhausted. Invariant: visits of a node = traces that ended there + visits of
-    its children. Teacher log-probabilities are those of the sampled distribution, so NaN where temperature is not 1.
-    Pass one `splitter` (of this tokenizer and these settings) to many searches to save them its work.
+    a seed made from (seed, n), and answers are taken in the order asked. Each rollout adds one trace, new or sampled
+    again; the search ends early once every node is exhausted. Invariant: visits of a node = traces that ended there +
+    visits of its children. Teacher log-probabilities are those of the sampled distribution, so NaN where temperature
+    is not 1. Pass one `splitter` (of this tokenizer and these settings) to many searches to save them its work.
 
     Raises:
+        ConfigError: the settings ask for votes, and `answer` is not given.
         EngineError: the engine refused or failed a request; nothing of this problem is returned.
     """
+    if settings.reward != "gold" and answer is None:
+        raise ConfigError(f"reward is {settings.reward!r}: pass how to read a solution's final answer")
     prompt_ids = np.asarray(prompt_ids_T, np.int32)
     tree = GrowingTree(prompt_ids, settings.branching)
     splitter = splitter or StepSplitter(tokenize, settings.separator, settings.answer_mark)
-    search = _Search(problem, len(prompt_ids), tree, generate, grade, tokenize, splitter, settings, seed)
-    for rollout in range(settings.rollouts):
-        leaf = await search.trace(settings.exploration_at(rollout))
-        if leaf is None:
-            break
-        tree.back_propagate(leaf)
+    teacher = Teacher(problem, len(prompt_ids), generate, tokenize, splitter, settings, seed)
+    search = _Search(teacher, tree, grade, answer)
+    done = 0
+    while done < settings.rollouts and not tree.exhausted_P[ROOT_NODE]:
+        stop = min(done + settings.leaves, settings.rollouts)
+        done += await search.round(settings.exploration_at(rollout) for rollout in range(done, stop))
+    if settings.reward == "vote":
+        search.votes.elect(tree)
     return tree.freeze(problem, tokenize)
 
 
-class _Reply(NamedTuple):
-    """What the teacher said, up to its final answer; `room`: tokens its solution had left when it was asked."""
-
-    token_ids: IntArray  # (T,)
-    logprobs: FloatArray  # (T,)
-    ends: list[int]  # of steps after which the solution may go on
-    reason: FinishReason
-    room: int
-
-
 @dataclass(slots=True)
+class _Trace:
+    """A rollout under way. node: where it stands; the path there bears its virtual loss. is_new: `node` was added for
+    it, so that the rest of the solution is asked for next.
+    """
+
+    exploration: float
+    node: int = ROOT_NODE
+    is_new: bool = False
+
+
+class _Move(NamedTuple):
+    """Where a reply leads: a node, whether it is new, and why the trace ends there (None: it goes on)."""
+
+    node: int
+    is_new: bool
+    reason: FinishReason | None
+
+
 class _Search:
     """One problem's search under way: the tree and what is needed to grow it."""
 
-    problem: Problem
-    prompt_length: int
-    tree: GrowingTree
-    generate: Generate
-    grade: Grade
-    tokenize: Tokenize
-    splitter: StepSplitter
-    settings: SearchSettings
-    seed: int
-    requests: int = 0
+    def __init__(self, teacher: Teacher, tree: GrowingTree, grade: Grade, answer: Answer | None) -> None:
+        self.teacher = teacher
+        self.tree = tree
+        self.settings = teacher.settings
+        self.votes = Votes()
+        self._grade = grade
+        self._answer = answer
 
-    async def trace(self, exploration: float) -> int | None:
-        """Complete one trace: the terminal node it ended in, or None where the tree holds nothing left to search."""
-        tree, node = self.tree, ROOT_NODE
-        while not tree.exhausted_P[ROOT_NODE]:
-            node = tree.select(node, exploration)
-            child, is_new = await self._expand(node)
-            if tree.is_terminal(child):
-                return child
-            if is_new:
-                return await self._simulate(child)
-            node = ROOT_NODE if tree.exhausted_P[child] else child
-        return None
+    async def round(self, explorations: Iterable[float]) -> int:
+        """Complete a trace for each constant and back them up in that order; how many were.
 
-    async def _expand(self, node: int) -> tuple[int, bool]:
-        """A1, one step below `node`; at the depth limit the step is all that remains."""
-        is_last = self.tree.depth_P[node] + 1 == self.settings.depth
-        stop = () if is_last else (self.settings.separator,)
-        limit = self.settings.max_solution_tokens if is_last else self.settings.max_step_tokens
-        reply = await self._ask(node, limit, stop)
-        goes_on = bool(reply.ends) and not is_last
-        length = reply.ends[0] if goes_on else len(reply.token_ids)
-        child, is_new = self._grow(node, reply, slice(length), Action.STEP, None if goes_on else reply.reason)
-        if is_new and not goes_on:
-            await self._finish(child, reply.reason)
-        elif is_new and length == reply.room:
-            await self._finish(child, FinishReason.LENGTH)
-        return child, is_new
+        A trace that finds every try taken by the others is left out: it belongs to the next round.
+        """
+        tree = self.tree
+        traces = [_Trace(exploration) for exploration in explorations]
+        under_way = traces
+        while under_way:
+            asking = [trace for trace in under_way if self._choose(trace)]
+            for trace, reply in zip(asking, await self._replies(asking), strict=True):
+                await self._follow(trace, reply)
+            under_way = [trace for trace in asking if not tree.is_terminal(trace.node)]
+        ended = [trace.node for trace in traces if tree.is_terminal(trace.node)]
+        for node in ended:
+            self._bear(node, -1)
+            tree.back_propagate(node)
+        if self.settings.reward != "gold":
+            self.votes.revalue(tree)
+        return len(ended)
 
-    async def _simulate(self, node: int) -> int:
-        """A2, the rest of the solution below the new node `node`, a node per step; returns its terminal node."""
-        reply = await self._ask(node, self.settings.max_solution_tokens, ())
+    def _choose(self, trace: _Trace) -> bool:
+        """Move a trace to the node it asks at and claim a try there; False where the tree has none left for it."""
+        tree = self.tree
+        if trace.is_new:
+            return True
+        if trace.node != ROOT_NODE:
+            self._bear(trace.node, -1)  # a trace is no hindrance to itself
+        start = trace.node if tree.has_room(trace.node) else ROOT_NODE
+        trace.node = ROOT_NODE
+        if not tree.has_room(start):
+            return False
+        trace.node = tree.select(start, trace.exploration)
+        tree.claims_P[trace.node] += 1
+        self._bear(trace.node, 1)
+        return True
+
+    async def _replies(self, traces: Sequence[_Trace]) -> list[Reply]:
+        """What the teacher says to each trace, all asked at once."""
+        asked = [
+            self.teacher.ask(
+                self.tree.prefix_ids(trace.node),
+                self.teacher.next_seed(),
+                one_step=not trace.is_new and not self._is_last(trace.node),
+            )
+            for trace in traces
+        ]
+        return [await asked[0]] if len(asked) == 1 else await gather_or_cancel(asked)
+
+    async def _follow(self, trace: _Trace, reply: Reply) -> None:
+        """Move a trace along the step or steps of a reply; a new child below which it goes on keeps a try for it."""
+        tree = self.tree
+        tree.claims_P[trace.node] -= 1
+        self._bear(trace.node, -1)
+        move = self._simulate if trace.is_new else self._expand
+        trace.node, is_new, reason = move(trace.node, reply)
+        if is_new and reason is not None:
+            await self._finish(trace.node, reason)
+        trace.is_new = is_new and reason is None
+        tree.claims_P[trace.node] += trace.is_new
+        self._bear(trace.node, 1)
+
+    def _bear(self, node: int, traces: int) -> None:
+        """Virtual loss for the other traces of the round; one alone needs none."""
+        if self.settings.leaves > 1:
+            self.tree.bear(node, traces)
+
+    def _is_last(self, node: int) -> bool:
+        """At the depth limit the step below is all that remains."""
+        return self.tree.depth_P[node] + 1 == self.settings.depth
+
+    def _expand(self, node: int, reply: Reply) -> _Move:
+        """A1, one step below `node`."""
+        length, reason = len(reply.token_ids), reply.reason
+        if not reply.ends or self._is_last(node):
+            return self._grow(node, reply, slice(length), Action.STEP, reason)
+        length = reply.ends[0]
+        ending = FinishReason.LENGTH if length == reply.room else None
+        return self._grow(node, reply, slice(length), Action.STEP, ending)
+
+    def _simulate(self, node: int, reply: Reply) -> _Move:
+        """A2, the rest of the solution below `node`, a node per step."""
         length = len(reply.token_ids)
         steps_left = self.settings.depth - self.tree.depth_P[node]
         inner_ends = [end for end in reply.ends[: steps_left - 1] if end < length]
-        for start, end in pairwise([0, *inner_ends, length]):
-            reason = reply.reason if end == length else None
-            node, _ = self._grow(node, reply, slice(start, end), Action.SOLUTION, reason)
-        await self._finish(node, reply.reason)
-        return node
+        start = 0
+        for end in inner_ends:
+            node = self._grow(node, reply, slice(start, end), Action.SOLUTION, None).node
+            start = end
+        return self._grow(node, reply, slice(start, length), Action.SOLUTION, reply.reason)
 
-    def _grow(
-        self, node: int, reply: _Reply, step: slice, action: Action, reason: FinishReason | None
-    ) -> tuple[int, bool]:
-        """Lead from `node` to the child that is this step of the reply; `reason`: why the trace ends with it."""
+    def _grow(self, node: int, reply: Reply, step: slice, action: Action, reason: FinishReason | None) -> _Move:
+        """Lead from `node` to the child that is this step of the reply.
+
+        A step that ends its trace and one that does not are never the same child.
+        """
         token_ids = reply.token_ids[step]
         if self.settings.merge == "tokens":
-            key: Hashable = token_ids.tobytes()
-        else:  # a step that ends its trace is never the same as one that does not
-            key = (folded(decode_text(token_ids.tolist(), self.tokenize)), reason)
-        return self.tree.grow(node, token_ids, reply.logprobs[step], action, key)
-
-    async def _ask(self, node: int, limit: int, stop: tuple[str, ...]) -> _Reply:
-        """Continue the prefix of `node` by at most `limit` tokens, and no further than its solution may go."""
-        prefix_ids = self.tree.prefix_ids(node)
-        room = self.settings.max_solution_tokens - (len(prefix_ids) - self.prompt_length)
-        seed = derive_seed(self.seed, self.requests)
-        self.requests += 1
-        request = Request(prefix_ids, min(limit, room), seed, self.settings.temperature, stop)
-        completion = await self.generate.generate(request)
-        if not len(completion.token_ids):
-            raise EngineError(f"the engine returned no token for a step of problem {self.problem.id!r}")
-        ends, end, answered = self.splitter.split(completion.token_ids.tolist())
-        logprobs = completion.logprobs[:end]
-        if self.settings.temperature != 1:
-            logprobs = np.full_like(logprobs, np.nan)  # not of the teacher's own distribution
-        reason = FinishReason.STOP if answered else completion.finish_reason
-        return _Reply(completion.token_ids[:end], logprobs, ends, reason, room)
+            key: Hashable = (token_ids.tobytes(), reason)
+        else:
+            key = (folded(decode_text(token_ids.tolist(), self.teacher.tokenize)), reason)
+        child, is_new = self.tree.grow(node, token_ids, reply.logprobs[step], action, key)
+        return _Move(child, is_new, reason)
 
     async def _finish(self, node: int, reason: FinishReason) -> None:
-        """End a trace: graded if it ended by itself, 0 if it ran out of tokens."""
-        reward = 0.0
-        if reason is FinishReason.STOP:
-            solution_ids = self.tree.prefix_ids(node)[self.prompt_length :]
-            reward = await self.grade(self.problem, decode_text(solution_ids, self.tokenize))
+        """End a trace: graded or read if it ended by itself; without reward or answer if it ran out of tokens."""
+        finished, reward = reason is FinishReason.STOP, 0.0
+        solution_ids = self.tree.prefix_ids(node)[self.teacher.prompt_length :] if finished else []
+        text = decode_text(solution_ids, self.teacher.tokenize)
+        if finished and self.settings.reward != "vote":
+            reward = await self._grade(self.teacher.problem, text)
+        if self._answer is not None and self.settings.reward != "gold":
+            self.votes.cast(node, self._answer(text) if finished else "")
         self.tree.end(node, reward)

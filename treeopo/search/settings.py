@@ -8,6 +8,7 @@ from treeopo.errors import require
 
 Schedule = Literal["constant", "linear", "exponential"]
 Merge = Literal["tokens", "text"]
+Reward = Literal["gold", "vote", "both"]
 
 FINAL_SHARE = 0.1
 """A decaying exploration constant ends at this share of itself, as in rStar (arXiv 2408.06195, its released code)."""
@@ -24,7 +25,9 @@ class SearchSettings:
     answer_mark: ends the trace with the step that holds it (a base model goes on to invent the next question); empty
     recognises no answer, so that traces end at end of text alone. merge: which steps below one node are the same child,
     those of equal tokens, or of equal text but for case, spacing and punctuation; the tokens and log-probabilities of
-    the first stay.
+    the first stay. reward: what a trace earns: gold, its grade; vote, the share of traces that agree with its answer,
+    the gold answer unseen, and terminal rewards mark the winning answer; both, values by vote, but terminal rewards are
+    grades. leaves: traces of one problem searched at once, each a loss until it is done; 1 is textbook UCT.
     """
 
     rollouts: int = 16
@@ -38,12 +41,14 @@ class SearchSettings:
     separator: str = "\n\n"
     answer_mark: str = "####"
     merge: Merge = "tokens"
+    reward: Reward = "gold"
+    leaves: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("rollouts", "depth", "branching", "max_step_tokens", "max_solution_tokens"):
+        for name in ("rollouts", "depth", "branching", "max_step_tokens", "max_solution_tokens", "leaves"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         require(0 <= self.exploration < inf, f"exploration is {self.exploration}; it must be 0 or a positive number")
-        for name, choices in (("exploration_schedule", Schedule), ("merge", Merge)):
+        for name, choices in (("exploration_schedule", Schedule), ("merge", Merge), ("reward", Reward)):
             known = get_args(choices)
             require(getattr(self, name) in known, f"{name} is {getattr(self, name)!r}; use one of {', '.join(known)}")
         require(

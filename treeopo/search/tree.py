@@ -16,12 +16,15 @@ from treeopo.ports import Tokenize
 from treeopo.records import FloatArray, IntArray, Problem
 from treeopo.search.uct import select_child
 
+ROOT_NODE = 0
+
 
 class GrowingTree:
     """A tree of P nodes; node 0 is the root, whose step is the prompt.
 
     visits_P and value_sum_P count traces through a node and their rewards; tries_P counts the steps asked for (or found
-    on the way of a trace) below a node, including those that repeated a child.
+    on the way of a trace) below a node, including those that repeated a child. Of traces under way, claims_P counts
+    the tries that they have begun at a node, virtual_P those that came through it.
     """
 
     def __init__(self, prompt_ids_T: IntArray, branching: int) -> None:
@@ -33,6 +36,8 @@ class GrowingTree:
         self.reward_P: list[float] = []  # NaN: not terminal
         self.action_P: list[Action] = []
         self.tries_P: list[int] = []
+        self.claims_P: list[int] = []
+        self.virtual_P: list[int] = []
         self.exhausted_P: list[bool] = []
         self.children_P: list[list[int]] = []
         self.token_ids_P: list[IntArray] = []
@@ -41,12 +46,33 @@ class GrowingTree:
         self._add(NO_PARENT, 0, prompt_ids_T, np.full(len(prompt_ids_T), np.nan, np.float32), Action.ROOT)
 
     def select(self, node: int, exploration: float) -> int:
-        """Descend from an open node by UCT to one that may be tried again."""
-        while self.tries_P[node] >= self.branching:
-            live = [child for child in self.children_P[node] if not self.exhausted_P[child]]
-            values, visits = [self.value_sum_P[c] for c in live], [self.visits_P[c] for c in live]
-            node = live[select_child(values, visits, self.visits_P[node], exploration)]
+        """Descend by UCT from a node that has room to one that may be tried again.
+
+        Virtual loss: a trace under way counts as a visit that returned nothing, so that others turn elsewhere.
+        """
+        while not self._has_try(node):
+            live = [child for child in self.children_P[node] if self.has_room(child)]
+            values, visits = [self.value_sum_P[c] for c in live], [self.visits_P[c] + self.virtual_P[c] for c in live]
+            parent_visits = self.visits_P[node] + self.virtual_P[node]
+            node = live[select_child(values, visits, parent_visits, exploration)]
         return node
+
+    def has_room(self, node: int) -> bool:
+        """Whether a try is left at `node` or below that no trace has claimed."""
+        if self.exhausted_P[node]:
+            return False
+        if self._has_try(node):
+            return True
+        return any(self.has_room(child) for child in self.children_P[node])
+
+    def bear(self, node: int, traces: int) -> None:
+        """Add so many traces under way (or take them back) along the path from the root to `node`."""
+        while node != NO_PARENT:
+            self.virtual_P[node] += traces
+            node = self.parent_P[node]
+
+    def _has_try(self, node: int) -> bool:
+        return self.tries_P[node] + self.claims_P[node] < self.branching
 
     def grow(
         self, node: int, token_ids_T: IntArray, logprobs_T: FloatArray, action: Action, key: Hashable
@@ -115,6 +141,8 @@ class GrowingTree:
         self.reward_P.append(np.nan)
         self.action_P.append(action)
         self.tries_P.append(0)
+        self.claims_P.append(0)
+        self.virtual_P.append(0)
         self.exhausted_P.append(False)
         self.children_P.append([])
         self.token_ids_P.append(token_ids_T)
