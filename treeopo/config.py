@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from treeopo.advantage.settings import AdvantageSettings
 from treeopo.engines.settings import EngineOptions
 from treeopo.errors import ConfigError, require
-from treeopo.evaluation.periodic import PeriodicSettings
+from treeopo.evaluation.settings import PeriodicSettings
 from treeopo.learner.settings import CriticSettings, DirectValueSettings, KlSettings, LearnerSettings
 from treeopo.methods import Batches, Need, Term, find_method, plan_groups
 from treeopo.problems.prompting import PromptSettings

@@ -30,7 +30,8 @@ from treeopo.evaluation.accuracy import Graded, Question, Scores
 from treeopo.evaluation.accuracy import evaluate as score
 from treeopo.evaluation.answers import Answers
 from treeopo.evaluation.comparison import Evaluation, compare
-from treeopo.evaluation.periodic import PeriodicSettings, read_best
+from treeopo.evaluation.periodic import read_best
+from treeopo.evaluation.settings import PeriodicSettings
 from treeopo.inspection import overview
 from treeopo.methods import Need, find_method
 from treeopo.metrics import read_metrics

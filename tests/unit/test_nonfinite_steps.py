@@ -131,7 +131,7 @@ async def test_a_run_that_diverges_keeps_its_policy_and_the_batch_and_says_where
     thread = await LearnerThread.start(
         str(model), SETTINGS, lambda policy: [PolicyGradient(SETTINGS)], checkpoints, steps=8, temperature=1.0, seed=0
     )
-    stage = partial(Training._learn, cast(Training, SimpleNamespace(run=run, learner=thread)))
+    stage = partial(Training._learn, cast(Training, SimpleNamespace(run=run, learner=thread, compared=None)))
     await stage(batch(0, math.nan))
     with pytest.raises(DivergedError, match=r"step 1: .*diverged-batch-000001\.npz") as error:
         await stage(batch(1, math.nan))

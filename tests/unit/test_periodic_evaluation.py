@@ -9,7 +9,8 @@ import pytest
 
 from treeopo.errors import ConfigError, EngineDeadError
 from treeopo.evaluation.accuracy import Scores
-from treeopo.evaluation.periodic import PeriodicEvaluation, PeriodicSettings, read_best
+from treeopo.evaluation.periodic import PeriodicEvaluation, read_best
+from treeopo.evaluation.settings import PeriodicSettings
 
 
 class Recording:
