@@ -145,7 +145,7 @@ def test_a_run_is_evaluated_against_its_base(run: Path, workplace: Path) -> None
         start("eval", run, "--against", "base", "--limit", 8, "--samples", 1, "-o", "scores",
               "--set", "max_new_tokens=16", cwd=workplace)
     )  # fmt: skip
-    assert "paired by problem" in out
+    assert "greedy difference by problem" in " ".join(out.split())
     scores = json.loads((workplace / "scores" / "scores.json").read_text())
     assert [row["greedy"]["estimate"] for row in scores["scores"]] == [0.0, 0.0]
     completions = (workplace / "scores" / "completions.jsonl").read_text().splitlines()

@@ -25,6 +25,7 @@ from treeopo.learner.settings import LearnerSettings, LoraSettings, OptimizerSet
 from treeopo.learner.thread import LearnerThread
 from treeopo.metrics import JsonLinesSink, read_metrics
 from treeopo.records import TrainBatch, TrainSequence
+from treeopo.rollout.behaviour import Mismatch, Suspect
 from treeopo.run_directory import RunDirectory
 from treeopo.training import Training
 
@@ -131,7 +132,8 @@ async def test_a_run_that_diverges_keeps_its_policy_and_the_batch_and_says_where
     thread = await LearnerThread.start(
         str(model), SETTINGS, lambda policy: [PolicyGradient(SETTINGS)], checkpoints, steps=8, temperature=1.0, seed=0
     )
-    stage = partial(Training._learn, cast(Training, SimpleNamespace(run=run, learner=thread, compared=None)))
+    compared = Mismatch(0.0, 0.0, 1.0, 0.0, 2, Suspect.PRECISION)  # not the run's first step
+    stage = partial(Training._learn, cast(Training, SimpleNamespace(run=run, learner=thread, compared=compared)))
     await stage(batch(0, math.nan))
     with pytest.raises(DivergedError, match=r"step 1: .*diverged-batch-000001\.npz") as error:
         await stage(batch(1, math.nan))

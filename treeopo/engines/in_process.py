@@ -43,6 +43,7 @@ class VllmEngine:
         self._version = 0
         self._finished_tokens = 0
         self._adapters = AdapterVersions(llm)
+        self._closed = False
 
     @classmethod
     def start(
@@ -145,6 +146,10 @@ class VllmEngine:
         return sum(_peak_mib(child.pid) for child in multiprocessing.active_children())
 
     async def close(self) -> None:
+        """Once; an engine that was lost for good has been closed when its run ends."""
+        if self._closed:
+            return
+        self._closed = True
         if not self._llm.errored:
             self.log.unlink(missing_ok=True)
         await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_SECONDS)
