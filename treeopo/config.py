@@ -13,11 +13,12 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from treeopo.advantage.settings import AdvantageSettings
+from treeopo.engines.server_settings import base_url
 from treeopo.engines.settings import EngineOptions
 from treeopo.errors import ConfigError, require
 from treeopo.evaluation.settings import PeriodicSettings
 from treeopo.learner.settings import CriticSettings, DirectValueSettings, KlSettings, LearnerSettings
-from treeopo.methods import Batches, Need, Term, find_method, plan_groups
+from treeopo.methods import Batches, Method, Need, Term, find_method, plan_groups
 from treeopo.problems.prompting import PromptSettings
 from treeopo.problems.settings import GradingSettings
 from treeopo.problems.solutions import SolutionSettings
@@ -56,6 +57,7 @@ class TrainConfig(Section):
     output: Path
     student: str | None = None  # None: the embedded default
     teacher: str | None = None  # None: the embedded default, or with a student of your own the store's
+    teacher_urls: tuple[str, ...] = ()  # servers that score for it; none: it is loaded in the learner's process
     teacher_steps: int | None = Field(None, ge=1)  # mcts-reinforce: of its first stage; None: as many as steps
     retokenize: bool = False  # copy the store under the student's tokenizer where it is another than the teacher's
     method: str = "tree-opo"  # a name of treeopo.methods
@@ -108,6 +110,19 @@ class TrainConfig(Section):
             f"teacher is given, but method {method.name} learns from none; leave it out",
         )
         require(
+            not self.teacher_urls or needs_scores(method, self.kl),
+            f"teacher_urls: method {method.name} asks no teacher for log-probabilities of tokens; leave it out, or set "
+            "kl.estimate sampled",
+        )
+        require(
+            not self.teacher_urls or method.teacher_by is None,
+            f"teacher_urls: method {method.name} tunes its teacher first; no server has it",
+        )
+        require(
+            len({base_url(url) for url in self.teacher_urls}) == len(self.teacher_urls),
+            "teacher_urls names a server twice; name each once",
+        )
+        require(
             self.teacher_steps is None or method.teacher_by is not None,
             f"teacher_steps belongs to method mcts-reinforce; method {method.name} tunes no teacher",
         )
@@ -124,6 +139,11 @@ class TrainConfig(Section):
             "give a store or solutions.problems to learn from, one of the two",
         )
         return self
+
+
+def needs_scores(method: Method, kl: KlSettings) -> bool:
+    """Whether batches carry what the teacher thinks of each token; whole distributions are the learner's own matter."""
+    return method.credit is not None or (Term.KL in method.terms and kl.estimate == "sampled")
 
 
 class BuildConfig(Section):

@@ -9,7 +9,7 @@ import numpy as np
 from treeopo_storage import TreeStore
 
 from treeopo.advantage import AdvantageSettings
-from treeopo.config import TrainConfig
+from treeopo.config import TrainConfig, needs_scores
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ProblemError, RunError
 from treeopo.methods import Batches, Term, find_method, plan_groups
@@ -130,12 +130,6 @@ def _actor_critic(config: TrainConfig, policy: "LoraPolicy") -> "Terms":
     ]
 
 
-def needs_scores(config: TrainConfig) -> bool:
-    """Whether batches carry what the teacher thinks of each token; whole distributions are the learner's own matter."""
-    method = find_method(config.method)
-    return method.credit is not None or (Term.KL in method.terms and config.kl.estimate == "sampled")
-
-
 def _rollouts(config: TrainConfig, store: TreeStore) -> Recipe:
     start, advantage = plan_groups(find_method(config.method), config.advantage)
     sampler = GroupSampler(store, config.rollout, config.seed, start)
@@ -157,7 +151,7 @@ def _assembly(
 ) -> Callable[[int, Sequence[Group]], Awaitable[TrainBatch]]:
     """How graded groups become a batch: with the task's advantages, the teacher's scores, or both."""
     credit = find_method(config.method).credit
-    if not needs_scores(config):
+    if not needs_scores(find_method(config.method), config.kl):
         return partial(assemble, settings=advantage)
     assert teacher is not None, "a batch with the teacher's scores needs a teacher"
     if credit is not None:

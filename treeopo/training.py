@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from treeopo.config import TrainConfig, needs_scores
 from treeopo.engines.policy_files import PolicyFiles
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
@@ -31,7 +32,7 @@ from treeopo.model_card import model_card
 from treeopo.ports import Engine, MetricSink
 from treeopo.problems.grader import Grader, open_grader
 from treeopo.problems.problem_set import ProblemSet
-from treeopo.recipes import Recipe, Running, needs_scores, objectives
+from treeopo.recipes import Recipe, Running, objectives
 from treeopo.records import TrainBatch
 from treeopo.rollout.behaviour import Mismatch, compare
 from treeopo.rollout.meter import EngineMeter, Idle, Metered
@@ -42,6 +43,7 @@ from treeopo.tasks import patient_collector
 from treeopo.timeline import Timeline
 
 if TYPE_CHECKING:
+    from treeopo.engines.server_scores import ServerScores
     from treeopo.learner.distributed import Team
     from treeopo.learner.teacher import TeacherThread
     from treeopo.learner.thread import LearnerThread
@@ -69,7 +71,7 @@ class Training:
     tokenizer: ModelTokenizer
     learner: "LearnerThread"
     engine: Engine | None
-    teacher: "TeacherThread | None"
+    teacher: "TeacherThread | ServerScores | None"
     on_step: Callable[[int, Metrics], None]
     meter: EngineMeter
     timeline: Timeline
@@ -237,7 +239,6 @@ async def run_training(
         InputError: student or teacher cannot be loaded or served.
         EngineError: the engine failed; the newest checkpoint is whole.
     """
-    from treeopo.learner.teacher import TeacherThread
     from treeopo.learner.thread import LearnerThread
 
     config = run.config
@@ -255,10 +256,9 @@ async def run_training(
         trust_remote_code=config.engine.trust_remote_code,
         team=team,
     )
-    scorer: TeacherThread | None = None
-    if teacher is not None and needs_scores(config):
-        notify("loading the teacher")
-        scorer = await TeacherThread.start(teacher, config.learner)
+    scorer: TeacherThread | ServerScores | None = None
+    if teacher is not None and needs_scores(find_method(config.method), config.kl):
+        scorer = await _start_teacher(teacher, config, notify)
     engine: Engine | None = None
     if Need.ENGINE in find_method(config.method).needs:
         notify("starting the student's engine")
@@ -274,6 +274,26 @@ async def run_training(
             await training.to_the_end(parts, held_out)
     finally:
         await training.close()
+
+
+async def _start_teacher(teacher: str, config: TrainConfig, notify: Notify) -> "TeacherThread | ServerScores":
+    """The teacher's log-probabilities: from its servers if it has some, or else from a thread beside the learner's.
+
+    Raises:
+        InputError: it cannot be loaded, or a server cannot be used. EngineDeadError: a server cannot be reached.
+    """
+    if config.teacher_urls:
+        from treeopo.engines.server_scores import ServerScores
+
+        notify("asking the teacher's servers")
+        room = config.rollout.max_sequence_tokens + 1  # vLLM samples one token after those it scores
+        return await ServerScores.start(
+            teacher, replace(config.engine, urls=config.teacher_urls, max_model_tokens=room)
+        )
+    from treeopo.learner.teacher import TeacherThread
+
+    notify("loading the teacher")
+    return await TeacherThread.start(teacher, config.learner)
 
 
 def follow(team: "Team") -> None:

@@ -57,6 +57,13 @@ def train(
     ] = None,
     eval_every: Annotated[int | None, typer.Option(help="Steps between two evaluations.", show_default="20")] = None,
     engine: Engine = None,
+    teacher_engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="URL of a vLLM server that scores for the teacher, where the method has one; repeat it for several.",
+            show_default=False,
+        ),
+    ] = None,
     trust_remote_code: TrustRemoteCode = None,
     seed: Seed = None,
     config: ConfigFile = None,
@@ -89,6 +96,7 @@ def train(
             "evaluation.problems": eval_problems,
             "evaluation.every": eval_every,
             "engine.urls": engine or None,
+            "teacher_urls": teacher_engine or None,
             "seed": seed,
             "learner.optimizer.learning_rate": learning_rate,
             "engine.publish": publish,

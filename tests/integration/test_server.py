@@ -19,6 +19,7 @@ from treeopo_storage import open_store
 from tests.servers import Server
 from tests.tiny_models import VOCABULARY, random_qwen2
 from treeopo.engines.server import ServerEngine
+from treeopo.engines.server_scores import ServerScores
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, EngineError, ModelError
@@ -104,6 +105,27 @@ async def test_a_publication_takes_the_adapters_of_drained_versions_out_of_the_s
         assert served() == before + 1
     await engine.close()
     assert served() == before
+
+
+async def test_the_scores_of_a_teacher_are_what_transformers_computes(
+    server: Server, model: Path, policies: list[tuple[torch.nn.Module, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TREEOPO_API_KEY", KEY)
+    options = EngineOptions(max_model_tokens=256, urls=(server.url,))
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, VOCABULARY, length).astype(np.int32) for length in (3, 40, 200)]
+    prefixes = [1, 17, 190]
+    scorer = await ServerScores.start(str(model), options)
+    try:
+        scores = await scorer.score(rows, prefixes)
+    finally:
+        await scorer.close()
+    for row, prefix, score in zip(rows, prefixes, scores, strict=True):
+        ids = torch.tensor(row[None].astype(np.int64))
+        with torch.no_grad():
+            logprobs = torch.log_softmax(policies[0][0](input_ids=ids).logits[0].float(), dim=-1)
+        expected = logprobs[prefix - 1 : -1].gather(1, ids[0, prefix:, None])[:, 0].numpy()
+        np.testing.assert_allclose(score, expected, atol=1e-5)
 
 
 async def test_a_policy_that_is_not_there_is_refused_and_the_server_unharmed(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from treeopo.errors import EngineError
-from treeopo.records import Completion, FinishReason, Request
+from treeopo.records import Completion, FinishReason, FloatArray, IntArray, Request
 
 COMPLETIONS = "/v1/completions"
 TOKENS = "/inference/v1/generate"
@@ -49,6 +49,26 @@ def body(path: str, model: str, request: Request) -> dict[str, Any]:
     if path == TOKENS:
         return {"model": model, "token_ids": prompt, "sampling_params": sampling, "output_mode": "text"}
     return {"model": model, "prompt": prompt, "return_token_ids": True, **sampling}
+
+
+def scoring_body(model: str, token_ids: IntArray) -> dict[str, Any]:
+    """The JSON to post to `COMPLETIONS` for the log-probabilities of these tokens; one more is sampled and ignored."""
+    prompt = [int(token) for token in token_ids]
+    return {"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 1.0, "prompt_logprobs": 0, **_NEUTRAL}
+
+
+def prompt_logprobs(answer: Mapping[str, Any], token_ids: IntArray) -> FloatArray:
+    """(T,) log-probability of each token of the prompt given those before it, NaN at the first.
+
+    Raises:
+        EngineError: the answer has none, or not of these tokens.
+    """
+    try:
+        rows = answer["choices"][0]["prompt_logprobs"]
+        known = [row[str(token)]["logprob"] for row, token in zip(rows[1:], token_ids[1:], strict=True)]
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise EngineError("the answer does not score the prompt; a vLLM server of 0.32 is needed") from None
+    return np.asarray([np.nan, *known], np.float32)
 
 
 def completion(answer: Mapping[str, Any], request: Request, version_of: Mapping[str, int], default: int) -> Completion:

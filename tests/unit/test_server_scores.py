@@ -1,0 +1,100 @@
+"""A teacher behind URLs: each token's own log-probability comes back, whichever server is left to give it."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from treeopo.config import TrainConfig, load_config
+from treeopo.engines.http import ServerClient
+from treeopo.engines.server_scores import ServerScores
+from treeopo.engines.server_settings import ServerSettings
+from treeopo.errors import ConfigError, EngineDeadError, EngineError
+from treeopo.records import IntArray
+
+
+class FakeTeacher:
+    """Gives token t at position i the log-probability -(t + i / 100); dies after `answers` of them."""
+
+    def __init__(self, answers: int = 1_000) -> None:
+        self.answers = answers
+        self.scored = 0
+        self.bodies: list[dict[str, object]] = []
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0)
+        if self.scored == self.answers:
+            raise httpx.ConnectError("gone")
+        self.scored += 1
+        body = json.loads(request.content)
+        self.bodies.append(body)
+        rows = [{str(token): {"logprob": -(token + place / 100)}} for place, token in enumerate(body["prompt"])]
+        return httpx.Response(200, json={"choices": [{"prompt_logprobs": [None, *rows[1:]]}]})
+
+
+def scores_of(*teachers: httpx.MockTransport) -> ServerScores:
+    settings = ServerSettings(lost_seconds=0.01)
+    return ServerScores(
+        {ServerClient(f"http://t{index}", settings, 4, transport=each): "m" for index, each in enumerate(teachers)}
+    )
+
+
+ROWS: list[IntArray] = [np.arange(length, dtype=np.int32) for length in (2, 5, 9, 6)]
+PREFIXES = [1, 2, 8, 6]
+
+
+def expected() -> list[list[float]]:
+    return [
+        [-(place + place / 100) for place in range(prefix, len(row))]
+        for row, prefix in zip(ROWS, PREFIXES, strict=True)
+    ]
+
+
+async def test_the_tokens_after_the_prefix_come_back_in_the_order_asked() -> None:
+    teacher = FakeTeacher()
+    scores = await scores_of(httpx.MockTransport(teacher)).score(ROWS, PREFIXES)
+    for score, wanted in zip(scores, expected(), strict=True):
+        np.testing.assert_allclose(score, wanted, rtol=1e-6)
+        assert score.dtype == np.float32
+    assert all(body["temperature"] == 1.0 and body["top_p"] == 1.0 for body in teacher.bodies)
+
+
+async def test_rows_are_shared_out_and_a_dead_server_s_are_asked_of_the_other() -> None:
+    dying, living = FakeTeacher(answers=1), FakeTeacher()
+    scores = await scores_of(httpx.MockTransport(dying), httpx.MockTransport(living)).score(ROWS, PREFIXES)
+    for score, wanted in zip(scores, expected(), strict=True):
+        np.testing.assert_allclose(score, wanted, rtol=1e-6)
+    assert (dying.scored, living.scored) == (1, 3)
+
+
+async def test_no_server_left_is_an_error_that_names_one() -> None:
+    with pytest.raises(EngineDeadError, match="http://t0"):
+        await scores_of(httpx.MockTransport(FakeTeacher(answers=0))).score(ROWS, PREFIXES)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"choices": [{"text": "x"}]}, {"choices": [{"prompt_logprobs": [None, {"7": {"logprob": -1.0}}]}]}],
+    ids=["unscored", "of other tokens"],
+)
+async def test_an_answer_that_does_not_score_these_tokens_is_refused(answer: dict[str, object]) -> None:
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=answer))
+    with pytest.raises(EngineError, match=r"http://t0: the answer does not score the prompt"):
+        await scores_of(transport).score(ROWS[:1], PREFIXES[:1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"method": "tree-opo"}, "asks no teacher"),
+        ({"method": "tree-opo-kl", "kl": {"estimate": "full"}}, "kl.estimate sampled"),
+        ({"method": "mcts-reinforce"}, "tunes its teacher first"),
+        ({"method": "reinforce-kl", "teacher_urls": ("http://a", "http://a/")}, "names a server twice"),
+    ],
+)
+def test_servers_that_nobody_would_ask_are_refused(tmp_path: Path, settings: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        load_config(TrainConfig, file=None, flags={"output": tmp_path, "teacher_urls": ("http://a",), **settings})
