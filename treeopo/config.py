@@ -106,6 +106,11 @@ class TrainConfig(Section):
             f"critic settings belong to method actor-critic; method {method.name} has no critic",
         )
         require(
+            Need.CRITIC not in method.needs or self.steps > self.critic.warmup_steps,
+            f"critic.warmup_steps is {self.critic.warmup_steps} and steps {self.steps}: no step is left to the policy; "
+            "raise steps or lower the warm-up",
+        )
+        require(
             self.teacher is None or Need.TEACHER in method.needs,
             f"teacher is given, but method {method.name} learns from none; leave it out",
         )

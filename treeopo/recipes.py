@@ -106,7 +106,8 @@ def _kl(config: TrainConfig, teacher: str | None, policy: "LoraPolicy") -> "Obje
     from treeopo.learner.teacher import Teacher
 
     assert teacher is not None, "a method with a KL term needs a teacher"
-    in_learner = Teacher(teacher, config.learner) if config.kl.estimate == "full" else None
+    remote_code = config.engine.trust_remote_code
+    in_learner = Teacher(teacher, config.learner, remote_code) if config.kl.estimate == "full" else None
     term = KlToTeacher(config.kl, config.learner, config.rollout.temperature, in_learner)
     if config.kl.optimizer == "summed":
         return term

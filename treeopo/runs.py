@@ -19,7 +19,7 @@ from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from treeopo_storage import StoreMeta, TreeStore, create_store, open_store, open_writer
+from treeopo_storage import IMPORTED, StoreMeta, TreeStore, create_store, open_store, open_writer
 from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
 
 from treeopo.config import BuildConfig, EvalConfig, TrainConfig
@@ -229,14 +229,16 @@ def _teacher(config: TrainConfig, store: TreeStore | None, tokenizer: ModelToken
     """The teacher's name, or None where the method needs none.
 
     Raises:
-        ModelError: it does not read the student's tokens.
+        ModelError: it does not read the student's tokens. ConfigError: nothing names one.
     """
     if Need.TEACHER not in find_method(config.method).needs:
         return None
     assert store is not None, "methods with a teacher learn from a store"
     own = store.meta.teacher if config.student else str(embedded(str(store.meta.search.get("problems", ""))).teacher)
     teacher = config.teacher or own
-    if ModelTokenizer(teacher).fingerprint != tokenizer.fingerprint:
+    if teacher == IMPORTED:
+        raise ConfigError(f"{config.store}: was imported and names no teacher; give one by --set teacher=MODEL")
+    if ModelTokenizer(teacher, config.engine.trust_remote_code).fingerprint != tokenizer.fingerprint:
         raise ModelError(f"teacher {teacher!r} has another tokenizer than the student; choose one of the same family")
     return teacher
 

@@ -293,7 +293,7 @@ async def _start_teacher(teacher: str, config: TrainConfig, notify: Notify) -> "
     from treeopo.learner.teacher import TeacherThread
 
     notify("loading the teacher")
-    return await TeacherThread.start(teacher, config.learner)
+    return await TeacherThread.start(teacher, config.learner, config.engine.trust_remote_code)
 
 
 def follow(team: "Team") -> None:

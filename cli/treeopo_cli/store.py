@@ -67,7 +67,7 @@ def import_(
     separator: Annotated[str, typer.Option(help="Ends every step but the last; \\n stands for a new line.")] = "\\n\\n",
 ) -> None:
     """Build a store from finished traces made elsewhere, one JSON object a line."""
-    from treeopo_storage import StoreMeta, create_store, open_writer
+    from treeopo_storage import IMPORTED, StoreMeta, create_store, open_writer
     from treeopo_storage.interchange import trees_from_traces
 
     from treeopo.engines.tokenizer import ModelTokenizer
@@ -77,7 +77,7 @@ def import_(
     trees = trees_from_traces(traces, ends, words.encode, end_of_text=[words.eos_token_id])
     meta = StoreMeta(
         words.fingerprint,
-        teacher="imported",
+        teacher=IMPORTED,
         search={"traces": traces.name},
         separator=ends,
         vocabulary_size=words.vocabulary_size,

@@ -25,12 +25,13 @@ from treeopo_storage.errors import (
 )
 from treeopo_storage.memory import MemoryTreeStore
 from treeopo_storage.protocol import Structure, TreeStore, TreeWriter
-from treeopo_storage.schema import NO_PARENT, SCHEMA_VERSION, Action, ProblemTree, StoreMeta
+from treeopo_storage.schema import IMPORTED, NO_PARENT, SCHEMA_VERSION, Action, ProblemTree, StoreMeta
 
 if TYPE_CHECKING:
     from treeopo_storage.zarr_store import create_store, open_store, open_writer
 
 __all__ = [
+    "IMPORTED",
     "NO_PARENT",
     "SCHEMA_VERSION",
     "Action",

@@ -80,6 +80,10 @@ def gather_prefix(
     return np.concatenate(steps[::-1])
 
 
+IMPORTED = "imported"
+"""`StoreMeta.teacher` of a store whose traces came from a file: nobody knows who wrote them."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoreMeta:
     """The settings a store's trees were made under; fixed when the store is created.

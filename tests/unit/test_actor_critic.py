@@ -21,7 +21,7 @@ from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import CriticSettings, LearnerSettings, OptimizerSettings
 from treeopo.records import TrainBatch
 
-CRITIC = CriticSettings(warmup_steps=2, layers=1, width=64)
+CRITIC = CriticSettings(warmup_steps=2)
 SMALL = replace(SETTINGS, microbatch_tokens=40)
 Architecture = Literal["head", "decoder"]
 BOTH = pytest.mark.parametrize("architecture", ["head", "decoder"])
@@ -44,6 +44,10 @@ def learner(
     return Learner(adapted, terms, settings, steps=40, temperature=1.0), values
 
 
+def critic_of(architecture: Architecture) -> CriticSettings:
+    return CRITIC if architecture == "head" else replace(CRITIC, architecture=architecture, layers=1, width=64)
+
+
 def copies(module: nn.Module) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in module.parameters()]
 
@@ -51,7 +55,7 @@ def copies(module: nn.Module) -> list[torch.Tensor]:
 @BOTH
 def test_while_the_critic_warms_up_it_alone_moves(model: Path, architecture: Architecture) -> None:
     adapted = policy(model, torch.float32)
-    ours, critic = learner(adapted, replace(CRITIC, architecture=architecture))
+    ours, critic = learner(adapted, critic_of(architecture))
     before, values_before = [p.clone() for p in adapted.trainable], copies(critic)
     for number in range(2):
         assert ours.step(batch(number))["critic_warmup"] == 1
@@ -103,7 +107,7 @@ def test_advantages_are_those_of_each_completion_alone(model: Path) -> None:
 
 @BOTH
 def test_the_critic_comes_to_explain_the_returns_of_a_fixed_batch(model: Path, architecture: Architecture) -> None:
-    fast = replace(CRITIC, architecture=architecture, warmup_steps=100, learning_rate=2e-2, decay=1.0)
+    fast = replace(critic_of(architecture), warmup_steps=100, learning_rate=2e-2, decay=1.0)
     ours, _ = learner(policy(model, torch.float32), fast)
     explained = [ours.step(replace(batch(), number=number))["critic_explained"] for number in range(30)]
     assert explained[-1] > max(0.5, explained[0])
@@ -114,7 +118,7 @@ def test_critic_and_both_optimisers_survive_a_restart_bit_for_bit(
     model: Path, tmp_path: Path, architecture: Architecture
 ) -> None:
     settings = replace(SMALL, lora=replace(LORA, dropout=0.2))
-    critic = replace(CRITIC, architecture=architecture)
+    critic = critic_of(architecture)
 
     def fresh(adapter: Path | None = None) -> tuple[Learner, nn.Module]:
         torch.manual_seed(5 if adapter is None else 6)
@@ -141,7 +145,7 @@ def test_critic_and_both_optimisers_survive_a_restart_bit_for_bit(
 
 def test_a_decoder_values_a_state_the_same_whatever_it_is_padded_to(model: Path) -> None:
     adapted = policy(model, torch.float32)
-    critic = make_critic(adapted, replace(CRITIC, architecture="decoder"))
+    critic = make_critic(adapted, critic_of("decoder"))
     nn.init.normal_(critic.out.weight)  # type: ignore[union-attr, arg-type]
     rows = batch().sequences
     (together,) = micro_batches(rows, 10_000, torch.device("cpu"), share=False)

@@ -75,7 +75,7 @@ def test_every_method_is_listed_with_what_it_needs() -> None:
         ({"method": "sft", "solutions.problems": "staged-arithmetic"}, "give a store or solutions.problems"),
         ({"method": "sft", "solutions.limit": 4}, "go with solutions.problems"),
         ({"method": "tree-opo", "kl.beta": 0.2}, "kl settings belong to method tree-opo-kl"),
-        ({"method": "reinforce-kl", "critic.layers": 1}, "critic settings belong to method actor-critic"),
+        ({"method": "reinforce-kl", "critic.decay": 1.0}, "critic settings belong to method actor-critic"),
         ({"method": "grpo", "teacher": "big"}, "method grpo learns from none"),
         ({"method": "reinforce-kl", "advantage.method": "loo"}, "learns from the teacher alone"),
         (
@@ -83,6 +83,10 @@ def test_every_method_is_listed_with_what_it_needs() -> None:
             "compares the completions of a group; rollout.group_size must be 2",
         ),
         ({"method": "tree-opo-kl", "kl.beta": 0.0}, "kl.beta is 0.0; it must be positive"),
+        ({"method": "tree-opo-kl", "kl.optimizer": "summed", "kl.learning_rate": 1e-3}, "kl.optimizer separate"),
+        ({"method": "tree-opo-kl", "kl.estimate": "full", "kl.weight_cap": 2.0}, "kl.estimate sampled"),
+        ({"method": "actor-critic", "critic.width": 128}, "critic.architecture decoder"),
+        ({"method": "actor-critic", "steps": 20}, "no step is left to the policy"),
         ({"method": "actor-critic", "critic.discount": 1.5}, "critic.discount is 1.5; gamma lies in [0, 1]"),
     ],
 )

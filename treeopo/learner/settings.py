@@ -147,6 +147,14 @@ class KlSettings:
     def __post_init__(self) -> None:
         require(self.beta > 0, f"kl.beta is {self.beta}; it must be positive (tree-opo is tree-opo-kl without it)")
         require(self.learning_rate > 0, f"kl.learning_rate is {self.learning_rate}; it must be positive")
+        require(
+            self.optimizer == "separate" or self.learning_rate == 5e-4,
+            "kl.learning_rate belongs to kl.optimizer separate; a summed loss is stepped at the policy's rate",
+        )
+        require(
+            self.estimate == "sampled" or self.weight_cap == 10.0,
+            "kl.weight_cap belongs to kl.estimate sampled; whole distributions need no importance ratios",
+        )
         require(self.weight_cap > 0, f"kl.weight_cap is {self.weight_cap}; it must be positive")
 
 
@@ -168,6 +176,10 @@ class CriticSettings:
     def __post_init__(self) -> None:
         require(self.layers >= 1, f"critic.layers is {self.layers}; it must be at least 1")
         require(self.width >= 64 and self.width % 64 == 0, f"critic.width is {self.width}; it must be a multiple of 64")
+        require(
+            self.architecture == "decoder" or (self.layers, self.width) == (2, 256),
+            "critic.layers and critic.width belong to critic.architecture decoder; a head has neither",
+        )
         require(0 <= self.discount <= 1, f"critic.discount is {self.discount}; gamma lies in [0, 1]")
         require(0 <= self.decay <= 1, f"critic.decay is {self.decay}; lambda lies in [0, 1]")
         require(self.warmup_steps >= 0, f"critic.warmup_steps is {self.warmup_steps}; it must not be negative")

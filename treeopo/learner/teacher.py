@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,11 +23,12 @@ _ROW = "row"
 class Teacher:
     """A frozen causal language model, in the dtype and on the device of the policy's base."""
 
-    def __init__(self, name: str, settings: LearnerSettings) -> None:
+    def __init__(self, name: str, settings: LearnerSettings, trust_remote_code: bool = False) -> None:
         """Load it. Raises `ModelError` if it cannot be loaded."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = settings.dtype or ("bfloat16" if self.device.type == "cuda" else "float32")
-        self._model = load_base(name, getattr(torch, dtype)).to(self.device).eval().requires_grad_(False)
+        base = load_base(name, getattr(torch, dtype), trust_remote_code)
+        self._model = base.to(self.device).eval().requires_grad_(False)
         self._packs = can_pack(self._model)
         if self._packs:
             pack_attention(self._model)
@@ -73,10 +75,11 @@ class TeacherThread:
         self._teacher = teacher
 
     @classmethod
-    async def start(cls, name: str, settings: LearnerSettings) -> "TeacherThread":
+    async def start(cls, name: str, settings: LearnerSettings, trust_remote_code: bool = False) -> "TeacherThread":
         """Load the teacher `name`. Raises `ModelError` if it cannot be loaded."""
         thread = ThreadPoolExecutor(1, "teacher", initializer=torch.set_num_threads, initargs=(settings.threads,))
-        return cls(thread, await asyncio.get_running_loop().run_in_executor(thread, Teacher, name, settings))
+        load = partial(Teacher, name, settings, trust_remote_code)
+        return cls(thread, await asyncio.get_running_loop().run_in_executor(thread, load))
 
     async def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
         loop = asyncio.get_running_loop()

@@ -49,11 +49,11 @@ class ValueRegression:
         self._critic = critic
         self._settings = settings
         self._tokens = 1
-        self._sums = np.zeros(3)
+        self._sums = np.zeros(4)  # tokens, targets, their squares, squared errors
 
     def begin(self, batch: TrainBatch) -> None:
         self._tokens = max(1, sum(row.completion_length for row in batch.sequences))
-        self._sums = np.zeros(3)
+        self._sums = np.zeros(4)
 
     def wants(self, sequence: TrainSequence) -> bool:
         return True
@@ -62,12 +62,13 @@ class ValueRegression:
         value_C: Tensor = self._critic(micro, forward)
         error_C = gae(micro, value_C.detach(), self._settings)
         target_C = value_C.detach() + error_C
-        self._sums += [term.sum().item() for term in (target_C, target_C.square(), error_C.square())]
+        columns = (torch.ones_like(target_C), target_C, target_C.square(), error_C.square())
+        self._sums += [column.sum().item() for column in columns]
         return (value_C - target_C).square().sum() / self._tokens
 
     def metrics(self) -> dict[str, float]:
         """critic_explained: 1 - mean squared error / variance of the targets; 0 is as good as their mean."""
-        mean, square, error = self._sums / self._tokens
+        mean, square, error = self._sums[1:] / max(1.0, self._sums[0])
         variance = square - mean**2
         return {"critic_target_mean": mean, **({"critic_explained": 1 - error / variance} if variance > 0 else {})}
 

@@ -17,11 +17,11 @@ class DirectValue:
     def __init__(self, beta: float) -> None:
         self._beta = beta
         self._steps = 1.0
-        self._squares = self._log_ratio = 0.0
+        self._seen = self._squares = self._log_ratio = 0.0
 
     def begin(self, batch: TrainBatch) -> None:
         self._steps = float(sum(row.extras[Column.STEP_START].sum() for row in batch.sequences))
-        self._squares = self._log_ratio = 0.0
+        self._seen = self._squares = self._log_ratio = 0.0
 
     def wants(self, sequence: TrainSequence) -> bool:
         return True
@@ -33,13 +33,12 @@ class DirectValue:
         ratio_S = torch.zeros(int(is_first.sum()), dtype=ratio_C.dtype, device=ratio_C.device)
         ratio_S = ratio_S.index_add(0, step_C, ratio_C)
         error_S = self._beta * ratio_S - micro.extras_C[Column.GAIN][is_first]
+        self._seen += len(error_S)
         self._squares += error_S.detach().square().sum().item()
         self._log_ratio += ratio_S.detach().sum().item()
         return error_S.square().sum() / self._steps
 
     def metrics(self) -> dict[str, float]:
         """value_error: root mean square of beta log-ratio minus gain; log_ratio_mean: of a step, in nats."""
-        return {
-            "value_error": (self._squares / self._steps) ** 0.5,
-            "log_ratio_mean": self._log_ratio / self._steps,
-        }
+        seen = self._seen or 1.0
+        return {"value_error": (self._squares / seen) ** 0.5, "log_ratio_mean": self._log_ratio / seen}
