@@ -146,8 +146,8 @@ def test_a_run_is_evaluated_against_its_base(run: Path, workplace: Path) -> None
               "--set", "max_new_tokens=16", cwd=workplace)
     )  # fmt: skip
     assert "greedy difference by problem" in " ".join(out.split())
-    scores = json.loads((workplace / "scores" / "scores.json").read_text())
-    assert [row["greedy"]["estimate"] for row in scores["scores"]] == [0.0, 0.0]
+    (evaluation,) = json.loads((workplace / "scores" / "scores.json").read_text())
+    assert [row["greedy"]["estimate"] for row in evaluation["scores"]] == [0.0, 0.0]
     completions = (workplace / "scores" / "completions.jsonl").read_text().splitlines()
     assert len(completions) == 8 * 2 * 2
 
