@@ -22,7 +22,7 @@ class ScoreTokens(Protocol):
     """Log-probabilities of given tokens under a teacher, at temperature 1."""
 
     async def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
-        """Of every token after the prefix, (C,) a sequence, in the order given."""
+        """Of every token after the prefix, (C,) a sequence, in the order given; a prefix has a token at least."""
         ...
 
 
@@ -59,6 +59,10 @@ class Engine(Generate, PublishPolicy, Protocol):
     def peak_memory_mib(self) -> float: ...
 
     async def close(self) -> None: ...
+
+
+class ScoringEngine(Engine, ScoreTokens, Protocol):
+    """An engine that also scores, by the policy that it serves."""
 
 
 class Grade(Protocol):

@@ -23,7 +23,7 @@ from treeopo_storage import IMPORTED, StoreMeta, TreeStore, create_store, open_s
 from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
 
 from treeopo.config import BuildConfig, EvalConfig, TrainConfig
-from treeopo.engines.launch import start_engine
+from treeopo.engines.launch import start_engine, start_scoring_engine
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ModelError, ProblemError, RunError, require
 from treeopo.evaluation.accuracy import Graded, Question, Scores
@@ -44,6 +44,7 @@ from treeopo.problems.spec import difficulty_of, load_problem_set
 from treeopo.recipes import family, recipe
 from treeopo.rollout.pipeline import Metrics
 from treeopo.run_directory import RunDirectory
+from treeopo.search.actions import ActionPrompts
 from treeopo.search.build import BuildProgress, build_trees
 from treeopo.search.report import TreeReport
 from treeopo.serving import BASE, Served, adapters, resolve, serve
@@ -69,6 +70,7 @@ def build_store(
     problem_set = load_problem_set(config.problems, config.limit, config.grading.family)
     tokenizer = ModelTokenizer(teacher, config.engine.trust_remote_code)
     prompter = Prompter(tokenizer, config.prompt, problem_set)
+    action_prompts = ActionPrompts(config.search, prompter.instruct)
     meta = StoreMeta(
         tokenizer_fingerprint=tokenizer.fingerprint,
         teacher=teacher,
@@ -77,6 +79,7 @@ def build_store(
             "problems": problem_set.spec,
             GRADER_KEY: problem_set.family.value,
             STOP_KEY: list(prompter.stop),
+            **({"action_prompts": dict(action_prompts.texts)} if config.search.asks_otherwise else {}),
         },
         separator=config.search.separator,
         vocabulary_size=tokenizer.vocabulary_size,
@@ -89,7 +92,7 @@ def build_store(
                 raise RunError(f"{config.output}: built with other settings; use the same, or choose another --output")
     if first < len(problem_set):
         notify("starting the teacher's engine")
-        search = partial(_search, config, meta, tokenizer, problem_set, prompter, first, on_progress)
+        search = partial(_search, config, meta, tokenizer, problem_set, prompter, action_prompts, first, on_progress)
         asyncio.run(_graded(problem_set.family, config.grading, search))
     return overview(config.output)[1]
 
@@ -105,13 +108,20 @@ async def _search(
     tokenizer: ModelTokenizer,
     problem_set: ProblemSet,
     prompter: Prompter,
+    action_prompts: ActionPrompts,
     first: int,
     on_progress: Callable[[BuildProgress, int, float], None],
     grader: Grader,
 ) -> None:
     prompts = {problem.id: prompter(problem) for problem in problem_set.problems[first:]}
-    room = max(map(len, prompts.values())) + config.search.max_solution_tokens
-    engine = await start_engine(meta.teacher, replace(config.engine, max_model_tokens=room))
+    longest = max(map(len, prompts.values()))
+    if config.search.asks_otherwise:  # to score a solution takes room for one token after it
+        longest = max(
+            longest + 1, *(action_prompts.longest(problem.question) for problem in problem_set.problems[first:])
+        )
+    options = replace(config.engine, max_model_tokens=longest + config.search.max_solution_tokens)
+    scorer = await start_scoring_engine(meta.teacher, options) if config.search.asks_otherwise else None
+    engine = scorer or await start_engine(meta.teacher, options)
     began = time.monotonic()
     try:
         if not config.output.exists():
@@ -130,6 +140,8 @@ async def _search(
                 concurrency=config.concurrency,
                 on_progress=lambda progress: on_progress(progress, len(prompts), time.monotonic() - began),
                 answer=problem_set.answer,
+                prompts=action_prompts,
+                score=scorer,
             )
     finally:
         await engine.close()

@@ -14,6 +14,7 @@ from treeopo.search.settings import SearchSettings
 
 TOKENIZE = CharTokenizer()
 PROBLEM = Problem("p", "Q: ", "1")
+PROMPTED = {Action.SUBQUESTION, Action.REANSWER, Action.REPHRASE}
 PROMPT_LENGTH = len(PROBLEM.question)
 
 texts = st.text(alphabet="ab\n#1", min_size=1, max_size=12)
@@ -32,6 +33,9 @@ searches = st.builds(
     merge=st.sampled_from(["tokens", "text"]),
     reward=st.sampled_from(["gold", "vote", "both"]),
     leaves=st.integers(1, 6),
+    actions=st.sampled_from(
+        [("step", "solution"), ("step", "solution", "subquestion", "reanswer", "rephrase"), ("step", "subquestion")]
+    ),
 )
 seeds = st.integers(0, 2**63 - 1)
 
@@ -115,7 +119,8 @@ async def test_the_shape_is_a_tree_within_depth_and_branching_whose_leaves_are_t
     np.testing.assert_array_equal(tree.terminal, children == 0)
     np.testing.assert_array_equal(tree.terminal, ~np.isnan(tree.reward))
     assert tree.action[0] == Action.ROOT
-    assert set(tree.action[1:]) <= {Action.STEP, Action.SOLUTION}
+    assert set(tree.action[1:]) <= {Action[name.upper()] for name in chosen.actions}
+    assert not set(tree.action[tree.depth == chosen.depth]) & PROMPTED
 
 
 @given(teachers, searches, seeds)
@@ -185,7 +190,8 @@ async def test_log_probabilities_and_texts_belong_to_the_step_tokens(
 ) -> None:
     tree = await search(phrases, chosen, seed)
     known = ~np.isnan(tree.teacher_logprobs)
-    np.testing.assert_array_equal(known, np.arange(len(tree.token_ids)) >= PROMPT_LENGTH)
+    action_T = np.repeat(tree.action, np.diff(tree.token_offsets))  # none of those under a prompt of its own was scored
+    np.testing.assert_array_equal(known, ~np.isin(action_T, [Action.ROOT, *PROMPTED]))
     assert tree.texts == tuple(
         TOKENIZE.decode(tree.token_ids[lo:hi].tolist())
         for lo, hi in zip(tree.token_offsets, tree.token_offsets[1:], strict=False)

@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import re
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,15 @@ from treeopo.engines.adapter_versions import AdapterVersions
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.vllm_process import check_positions, choose_carrier, first_line, start_process
 from treeopo.errors import EngineDeadError, EngineError, ModelError
-from treeopo.records import Carrier, Completion, FinishReason, Request
+from treeopo.records import Carrier, Completion, FinishReason, FloatArray, IntArray, Request
+from treeopo.tasks import gather_or_cancel
 
 SHUTDOWN_SECONDS = 5.0
 """An engine that has not ended by then is killed."""
 
 
 class VllmEngine:
-    """`Engine` port over vLLM's `AsyncLLM`. Make one with `start`, end it with `close`."""
+    """`ScoringEngine` port over vLLM's `AsyncLLM`. Make one with `start`, end it with `close`."""
 
     def __init__(
         self, llm: Any, options: EngineOptions, carrier: Carrier, log: Path, thread: ThreadPoolExecutor | None
@@ -88,31 +90,50 @@ class VllmEngine:
 
     async def generate(self, request: Request) -> Completion:
         """See `Generate`. A prompt that leaves no room for `max_tokens` is refused, never cut."""
+        output, version = await self._run(request.token_ids, request.max_tokens, _parameters(request))
+        return _completion(output.outputs[0], version)
+
+    async def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
+        """See `ScoreTokens`. vLLM scores a prompt, and samples a token after it that nobody asked for.
+
+        Raises:
+            EngineError: a sequence leaves no room for that token, or vLLM refused it. EngineDeadError: the engine died.
+        """
+
+        async def one(sequence: IntArray, prefix_length: int) -> FloatArray:
+            output, _ = await self._run(sequence, 1, _scoring_parameters())
+            return _prompt_logprobs(output, prefix_length)
+
+        return await gather_or_cancel(map(one, token_ids, prefix_lengths))
+
+    async def _run(self, token_ids: Sequence[int] | IntArray, max_tokens: int, parameters: Any) -> tuple[Any, int]:
+        """vLLM's last `RequestOutput` for a prompt, and the version of the adapter that it was answered by."""
         from vllm.exceptions import VLLMValidationError
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
         from vllm.v1.engine.exceptions import EngineGenerateError
 
-        room = self._options.max_model_tokens - len(request.token_ids)
-        if request.max_tokens > room:
+        room = self._options.max_model_tokens - len(token_ids)
+        if max_tokens > room:
             raise EngineError(
-                f"a prompt of {len(request.token_ids)} tokens leaves room for {room} of the {request.max_tokens} asked "
+                f"a prompt of {len(token_ids)} tokens leaves room for {room} of the {max_tokens} asked "
                 f"for; raise the engine's {self._options.max_model_tokens} or lower the request"
             )
         self._requests += 1
         name = f"treeopo-{self._requests}"
-        prompt = {"prompt_token_ids": [int(token) for token in request.token_ids]}
+        prompt = {"prompt_token_ids": [int(token) for token in token_ids]}
         try:
             with self._adapters.newest() as (version, adapter):
-                async for output in self._llm.generate(prompt, _parameters(request), name, lora_request=adapter):
-                    final = output.outputs[0]
+                async for output in self._llm.generate(prompt, parameters, name, lora_request=adapter):
+                    final = output
         except VllmDeadError as error:
             raise self._dead() from error
         except (EngineGenerateError, VLLMValidationError) as error:
             raise EngineError(f"vLLM refused a request: {first_line(error)}") from error
-        if final.finish_reason not in ("stop", "length"):
-            raise EngineError(f"vLLM ended a request early ({final.finish_reason})")
-        self._finished_tokens += len(final.token_ids)
-        return _completion(final, version)
+        completion = final.outputs[0]
+        if completion.finish_reason not in ("stop", "length"):
+            raise EngineError(f"vLLM ended a request early ({completion.finish_reason})")
+        self._finished_tokens += len(completion.token_ids)
+        return final, version
 
     async def publish(self, version: int, path: Path) -> None:
         """See `PublishPolicy`. An engine that took only part of a merged policy counts as dead."""
@@ -175,6 +196,23 @@ def _parameters(request: Request) -> Any:
         logprobs=0,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _scoring_parameters() -> Any:
+    """One token at temperature 1, and the log-probability of each token of the prompt: there vLLM applies neither
+    temperature nor penalties."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=1, temperature=1.0, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+    )
+
+
+def _prompt_logprobs(output: Any, prefix_length: int) -> FloatArray:
+    """Of the prompt's tokens after the prefix, (C,), from vLLM's `RequestOutput`; it has none for the first token."""
+    after = list(zip(output.prompt_logprobs, output.prompt_token_ids, strict=True))[prefix_length:]
+    return np.array([entry[token].logprob for entry, token in after], np.float32)
 
 
 def _completion(output: Any, version: int) -> Completion:

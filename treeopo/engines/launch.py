@@ -8,7 +8,8 @@ from treeopo.engines.balanced import BalancedEngine
 from treeopo.engines.in_process import VllmEngine
 from treeopo.engines.restarting import RestartingEngine
 from treeopo.engines.settings import Adapters, EngineOptions
-from treeopo.ports import Engine
+from treeopo.errors import require
+from treeopo.ports import Engine, ScoringEngine
 
 
 async def start_engine(model: str, options: EngineOptions, adapters: Adapters | None = None) -> Engine:
@@ -27,6 +28,21 @@ async def start_engine(model: str, options: EngineOptions, adapters: Adapters | 
         starts = [partial(ServerEngine.start, url, model, options, adapters) for url in options.urls]
         return await starts[0]() if len(starts) == 1 else await BalancedEngine.start(starts)
     return await RestartingEngine.open(partial(_start_in_process, model, options, adapters), options.restart)
+
+
+async def start_scoring_engine(model: str, options: EngineOptions) -> ScoringEngine:
+    """An engine started here that serves `model` as policy version 0 and scores by it.
+
+    Raises:
+        ConfigError: `options` name servers, which are not asked for scores.
+        ModelError: the model cannot be served, or vLLM is not installed.
+    """
+    require(
+        not options.urls,
+        "search.actions: subquestion, reanswer and rephrase need an in-process teacher, whose scores they are stored "
+        "with; leave out --engine, or these actions",
+    )
+    return await RestartingEngine.open(partial(_start_in_process, model, options, None), options.restart)
 
 
 async def _start_in_process(model: str, options: EngineOptions, adapters: Adapters | None) -> VllmEngine:

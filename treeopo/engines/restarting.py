@@ -9,15 +9,15 @@ A request keeps its seed, so what it is answered with under the same policy is t
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from treeopo.engines.settings import RestartSettings
 from treeopo.errors import EngineDeadError, EngineError, ModelError
-from treeopo.ports import Engine
-from treeopo.records import Carrier, Completion, Request
+from treeopo.ports import ScoringEngine
+from treeopo.records import Carrier, Completion, FloatArray, IntArray, Request
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ POLLS = 4
 process itself stood still, the engine's answers must be read before it is judged."""
 
 
-class Watched(Engine, Protocol):
+class Watched(ScoringEngine, Protocol):
     """An engine that shows whether it still works: `tokens` sampled so far, for whatever request."""
 
     @property
@@ -43,7 +43,7 @@ class _Life:
 
 
 class RestartingEngine:
-    """`Engine` over engines that `start` makes, one after the other. Make one with `open`, end it with `close`."""
+    """`ScoringEngine` over those that `start` makes, one after the other. Make one with `open`, end it with `close`."""
 
     def __init__(self, start: Callable[[], Awaitable[Watched]], first: Watched, settings: RestartSettings) -> None:
         self.restarts = 0
@@ -74,6 +74,12 @@ class RestartingEngine:
         completion = await self._while_alive(lambda engine: engine.generate(request))
         self._failures = 0
         return completion
+
+    async def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
+        """See `ScoreTokens`; raises `EngineDeadError` once the engine failed too often in a row."""
+        scores = await self._while_alive(lambda engine: engine.score(token_ids, prefix_lengths))
+        self._failures = 0
+        return scores
 
     async def publish(self, version: int, path: Path) -> None:
         """See `PublishPolicy`; waits for a restart that is under way."""

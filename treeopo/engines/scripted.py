@@ -19,13 +19,16 @@ import numpy as np
 
 from treeopo.errors import EngineDeadError, EngineError
 from treeopo.ports import Tokenize
-from treeopo.records import Carrier, Completion, FinishReason, Problem, Request
+from treeopo.records import Carrier, Completion, FinishReason, FloatArray, IntArray, Problem, Request
 
 Pieces = Sequence[tuple[str, float]]
 """A continuation in pieces, each with its log-probability; the first token of a piece carries it, the others 0."""
 
 ScriptedPolicy = Callable[[str, random.Random, int], Pieces]
 """(prompt text, random stream of this request, policy version) to the whole rest of the solution."""
+
+Likelihood = Callable[[str, str], float]
+"""(prefix text, text after it) to the log-probability of that text; its first token carries it, the others 0."""
 
 BURSTS = 4
 """A completion's tokens arrive in this many equal bursts, so one that a publication overtakes spans two versions."""
@@ -82,7 +85,8 @@ class ScriptedEngine:
 
     carrier: under MERGED a publication overtakes requests in flight, under ADAPTER it does not. latency: seconds until
     a request is answered, passed to `sleep` (inject a simulated clock's). failures: what to raise at the n-th request,
-    counted from 0; after an `EngineDeadError` every request fails.
+    counted from 0; after an `EngineDeadError` every request fails. likelihood: what `score` answers by; a policy
+    only samples.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class ScriptedEngine:
         latency: Callable[[Request], float] = lambda request: 0.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         failures: Mapping[int, EngineError] | None = None,
+        likelihood: Likelihood | None = None,
     ) -> None:
         self.tokenize: Tokenize = tokenize or CharTokenizer()
         self.carrier = carrier
@@ -108,6 +113,7 @@ class ScriptedEngine:
         self._latency = latency
         self._sleep = sleep
         self._failures = failures or {}
+        self._likelihood = likelihood
         self._dead: EngineDeadError | None = None
         self._began: Counter[int] = Counter()  # versions that requests in flight began with
 
@@ -134,6 +140,20 @@ class ScriptedEngine:
         finally:
             self.in_flight -= 1
             self._began[began] -= 1
+
+    async def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
+        """See `ScoreTokens`; raises `EngineError` if no likelihood was scripted, `EngineDeadError` once dead."""
+        if self._dead:
+            raise self._dead
+        if self._likelihood is None:
+            raise EngineError("this scripted engine has no likelihood to score by")
+        scores = [
+            np.zeros(len(ids) - length, np.float32) for ids, length in zip(token_ids, prefix_lengths, strict=True)
+        ]
+        for score, ids, length in zip(scores, token_ids, prefix_lengths, strict=True):
+            texts = [self.tokenize.decode(part.tolist()) for part in (ids[:length], ids[length:])]
+            score[:1] = self._likelihood(*texts)
+        return scores
 
     @property
     def versions_in_use(self) -> frozenset[int]:

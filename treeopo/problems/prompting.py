@@ -84,6 +84,12 @@ class Prompter:
         shown = "".join(f"{self._render(example)}{example.solution}{STEP_SEPARATOR}" for example in self._examples)
         return self._tokenizer.encode(shown + self._render(problem))
 
+    def instruct(self, text: str) -> list[int]:
+        """Tokens of a prompt that is `text` alone, in the style of the others and without their examples."""
+        if self._chat:
+            return self._tokenizer.chat([_message("user", text.strip())])
+        return self._tokenizer.encode(text)
+
     def _render(self, problem: Problem) -> str:
         return self._template.replace("{question}", problem.question)
 

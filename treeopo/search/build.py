@@ -17,8 +17,9 @@ import numpy as np
 from treeopo_storage import ProblemTree
 
 from treeopo.errors import ConfigError, EngineError
-from treeopo.ports import Generate, Grade, Tokenize
+from treeopo.ports import Generate, Grade, ScoreTokens, Tokenize
 from treeopo.records import Completion, Problem, Request
+from treeopo.search.actions import ActionPrompts
 from treeopo.search.problem import search_problem
 from treeopo.search.settings import SearchSettings
 from treeopo.search.steps import StepSplitter
@@ -63,21 +64,25 @@ async def build_trees(
     commit_every: int = 16,
     on_progress: Callable[[BuildProgress], None] = lambda progress: None,
     answer: Answer | None = None,
+    prompts: ActionPrompts | None = None,
+    score: ScoreTokens | None = None,
 ) -> BuildProgress:
     """Search problems[first_index:] and commit their trees in order, `commit_every` at a time.
 
     Problem i is searched with a seed made from (seed, i), so the trees depend neither on concurrency nor on where the
     build was resumed. `commit` is called in a thread, one call at a time; `on_progress` after each finished search, in
-    the order they finish. `answer` reads the final answer of a solution, for settings whose reward is by vote.
+    the order they finish. `answer` reads the final answer of a solution, for settings whose reward is by vote;
+    `prompts` (the plain text of the templates if not given) and `score` serve the actions A3 to A5.
 
     Raises:
-        ConfigError: concurrency or commit_every below 1.
+        ConfigError: concurrency or commit_every below 1, or a template cannot be used.
         EngineError: a search failed; the message names its problem, and all trees before it are committed.
     """
     if concurrency < 1 or commit_every < 1:
         raise ConfigError(f"concurrency ({concurrency}) and commit_every ({commit_every}) must be at least 1")
     meter = _Meter(generate)
     splitter = StepSplitter(tokenize, settings.separator, settings.answer_mark)
+    prompts = prompts or ActionPrompts(settings, tokenize.encode)
     progress = BuildProgress()
     in_flight = asyncio.Semaphore(concurrency)
 
@@ -85,11 +90,10 @@ async def build_trees(
         nonlocal progress
         problem = problems[index]
         async with in_flight:
-            prompt_ids = encode_prompt(problem)
+            prompt_ids, own_seed = encode_prompt(problem), derive_seed(seed, index)
+            parts = (splitter, answer, prompts, score)
             try:
-                tree = await search_problem(
-                    problem, prompt_ids, meter, grade, tokenize, settings, derive_seed(seed, index), splitter, answer
-                )
+                tree = await search_problem(problem, prompt_ids, meter, grade, tokenize, settings, own_seed, *parts)
             except EngineError as error:
                 raise type(error)(f"problem {index} ({problem.id!r}): {error}") from error
         progress = BuildProgress(

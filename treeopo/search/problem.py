@@ -1,24 +1,27 @@
 """Monte Carlo tree search of one problem: a coroutine over the ports `Generate`, `Grade` and `Tokenize`.
 
 select   descend by UCT to a node with tries left
-expand   A1: ask for one step there; a step that repeats a child leads to that child, and the trace goes on below
+expand   A1 (or A3 to A5, where enabled): ask for one step there; a step that repeats a child leads to that child, and
+         the trace goes on below
 simulate A2: from a new child ask for the rest of the solution; each of its steps becomes a node
 back up  grade the finished trace, count it along its whole path
+rescore  at the end, ask for the log-probabilities of the steps that were produced under another than the plain prompt
 
 With `leaves` above 1 this is done in rounds of that many traces. Their requests are in flight together and answered
 in waves, each applied in the order of the traces, so that the tree never depends on which answer came first.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Coroutine, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from treeopo_storage import Action, ProblemTree
 
 from treeopo.errors import ConfigError
-from treeopo.ports import Generate, Grade, Tokenize
+from treeopo.ports import Generate, Grade, ScoreTokens, Tokenize
 from treeopo.records import FinishReason, IntArray, Problem
+from treeopo.search.actions import ActionChoice, ActionPrompts, is_enabled, last_subquestion
 from treeopo.search.settings import SearchSettings
 from treeopo.search.steps import StepSplitter
 from treeopo.search.teacher import Answer, Reply, Teacher
@@ -38,6 +41,8 @@ async def search_problem(
     seed: int,
     splitter: StepSplitter | None = None,
     answer: Answer | None = None,
+    prompts: ActionPrompts | None = None,
+    score: ScoreTokens | None = None,
 ) -> ProblemTree:
     """Search one problem (SPEC §2) and return every node visited.
 
@@ -45,10 +50,11 @@ async def search_problem(
     a seed made from (seed, n), and answers are taken in the order asked. Each rollout adds one trace, new or sampled
     again; the search ends early once every node is exhausted. Invariant: visits of a node = traces that ended there +
     visits of its children. Teacher log-probabilities are those of the sampled distribution, so NaN where temperature
-    is not 1. Pass one `splitter` (of this tokenizer and these settings) to many searches to save them its work.
+    is not 1 or the step was asked for under another prompt (A3 to A5), unless `score` gives those of the plain prompt.
+    Pass one `splitter` and `prompts` (of this tokenizer and these settings) to many searches to save them their work.
 
     Raises:
-        ConfigError: the settings ask for votes, and `answer` is not given.
+        ConfigError: the settings ask for votes, and `answer` is not given; or a template of theirs cannot be used.
         EngineError: the engine refused or failed a request; nothing of this problem is returned.
     """
     if settings.reward != "gold" and answer is None:
@@ -56,7 +62,8 @@ async def search_problem(
     prompt_ids = np.asarray(prompt_ids_T, np.int32)
     tree = GrowingTree(prompt_ids, settings.branching)
     splitter = splitter or StepSplitter(tokenize, settings.separator, settings.answer_mark)
-    teacher = Teacher(problem, len(prompt_ids), generate, tokenize, splitter, settings, seed)
+    prompts = prompts or ActionPrompts(settings, tokenize.encode)
+    teacher = Teacher(problem, len(prompt_ids), generate, tokenize, splitter, settings, prompts, seed)
     search = _Search(teacher, tree, grade, answer)
     done = 0
     while done < settings.rollouts and not tree.exhausted_P[ROOT_NODE]:
@@ -64,18 +71,30 @@ async def search_problem(
         done += await search.round(settings.exploration_at(rollout) for rollout in range(done, stop))
     if settings.reward == "vote":
         search.votes.elect(tree)
+    if score is not None:
+        await _rescore(tree, score)
     return tree.freeze(problem, tokenize)
+
+
+async def _rescore(tree: GrowingTree, score: ScoreTokens) -> None:
+    """Fill in the steps whose log-probabilities are unknown with those that follow the plain prompt and their path."""
+    unknown = [node for node in range(1, len(tree.parent_P)) if np.isnan(tree.logprobs_P[node]).any()]
+    prefixes = [np.array(tree.prefix_ids(node), np.int32) for node in unknown]
+    lengths = [len(prefix) - len(tree.token_ids_P[node]) for node, prefix in zip(unknown, prefixes, strict=True)]
+    for node, logprobs in zip(unknown, await score.score(prefixes, lengths), strict=True):
+        tree.logprobs_P[node] = logprobs
 
 
 @dataclass(slots=True)
 class _Trace:
     """A rollout under way. node: where it stands; the path there bears its virtual loss. is_new: `node` was added for
-    it, so that the rest of the solution is asked for next.
+    it, so that the rest of the solution is asked for next; otherwise a step is, by `action`.
     """
 
     exploration: float
     node: int = ROOT_NODE
     is_new: bool = False
+    action: Action = Action.STEP
 
 
 class _Move(NamedTuple):
@@ -94,6 +113,8 @@ class _Search:
         self.tree = tree
         self.settings = teacher.settings
         self.votes = Votes()
+        self._actions = ActionChoice(self.settings, teacher.seed)
+        self._simulates = is_enabled(self.settings, Action.SOLUTION)
         self._grade = grade
         self._answer = answer
 
@@ -130,32 +151,44 @@ class _Search:
         if not tree.has_room(start):
             return False
         trace.node = tree.select(start, trace.exploration)
+        trace.action = self._actions.choose(tree, trace.node)
         tree.claims_P[trace.node] += 1
         self._bear(trace.node, 1)
         return True
 
-    async def _replies(self, traces: Sequence[_Trace]) -> list[Reply]:
+    async def _replies(self, traces: Sequence[_Trace]) -> list[Reply | None]:
         """What the teacher says to each trace, all asked at once."""
-        asked = [
-            self.teacher.ask(
-                self.tree.prefix_ids(trace.node),
-                self.teacher.next_seed(),
-                one_step=not trace.is_new and not self._is_last(trace.node),
-            )
-            for trace in traces
-        ]
+        asked = [self._ask(trace) for trace in traces]
         return [await asked[0]] if len(asked) == 1 else await gather_or_cancel(asked)
 
-    async def _follow(self, trace: _Trace, reply: Reply) -> None:
-        """Move a trace along the step or steps of a reply; a new child below which it goes on keeps a try for it."""
+    def _ask(self, trace: _Trace) -> Coroutine[Any, Any, Reply | None]:
+        """The request of one trace, with the next seed; begun when awaited."""
+        tree, teacher, node = self.tree, self.teacher, trace.node
+        prefix_ids, seed = tree.prefix_ids(node), teacher.next_seed()
+        if trace.is_new or trace.action is Action.STEP:
+            return teacher.ask(prefix_ids, seed, one_step=not trace.is_new and not self._is_last(node))
+        subquestion = last_subquestion(tree, node) if trace.action is Action.REANSWER else None
+        shown_ids = prefix_ids if subquestion is None else tree.prefix_ids(subquestion)
+        return teacher.ask_otherwise(trace.action, prefix_ids, shown_ids, seed)
+
+    async def _follow(self, trace: _Trace, reply: Reply | None) -> None:
+        """Move a trace along the step or steps of a reply; a new child below which it goes on keeps a try for it.
+
+        Without a step it stays where it is and has spent a try: it asks again, there or from the root.
+        """
         tree = self.tree
         tree.claims_P[trace.node] -= 1
         self._bear(trace.node, -1)
-        move = self._simulate if trace.is_new else self._expand
-        trace.node, is_new, reason = move(trace.node, reply)
+        if reply is None:
+            tree.spend(trace.node)
+            if trace.node != ROOT_NODE:
+                self._bear(trace.node, 1)
+            return
+        move = self._simulate(trace.node, reply) if trace.is_new else self._expand(trace.node, reply, trace.action)
+        trace.node, is_new, reason = move
         if is_new and reason is not None:
             await self._finish(trace.node, reason)
-        trace.is_new = is_new and reason is None
+        trace.is_new = is_new and reason is None and self._simulates
         tree.claims_P[trace.node] += trace.is_new
         self._bear(trace.node, 1)
 
@@ -168,14 +201,14 @@ class _Search:
         """At the depth limit the step below is all that remains."""
         return self.tree.depth_P[node] + 1 == self.settings.depth
 
-    def _expand(self, node: int, reply: Reply) -> _Move:
-        """A1, one step below `node`."""
+    def _expand(self, node: int, reply: Reply, action: Action) -> _Move:
+        """A1, or A3 to A5: one step below `node`."""
         length, reason = len(reply.token_ids), reply.reason
         if not reply.ends or self._is_last(node):
-            return self._grow(node, reply, slice(length), Action.STEP, reason)
+            return self._grow(node, reply, slice(length), action, reason)
         length = reply.ends[0]
         ending = FinishReason.LENGTH if length == reply.room else None
-        return self._grow(node, reply, slice(length), Action.STEP, ending)
+        return self._grow(node, reply, slice(length), action, ending)
 
     def _simulate(self, node: int, reply: Reply) -> _Move:
         """A2, the rest of the solution below `node`, a node per step."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf, pow
+from pathlib import Path
 from typing import Literal, get_args
 
 from treeopo.errors import require
@@ -9,6 +10,7 @@ from treeopo.errors import require
 Schedule = Literal["constant", "linear", "exponential"]
 Merge = Literal["tokens", "text"]
 Reward = Literal["gold", "vote", "both"]
+ActionName = Literal["step", "solution", "subquestion", "reanswer", "rephrase"]
 
 FINAL_SHARE = 0.1
 """A decaying exploration constant ends at this share of itself, as in rStar (arXiv 2408.06195, its released code)."""
@@ -27,7 +29,10 @@ class SearchSettings:
     those of equal tokens, or of equal text but for case, spacing and punctuation; the tokens and log-probabilities of
     the first stay. reward: what a trace earns: gold, its grade; vote, the share of traces that agree with its answer,
     the gold answer unseen, and terminal rewards mark the winning answer; both, values by vote, but terminal rewards are
-    grades. leaves: traces of one problem searched at once, each a loss until it is done; 1 is textbook UCT.
+    grades. leaves: traces of one problem searched at once, each a loss until it is done; 1 is textbook UCT. actions:
+    how steps are asked for, rStar's A1 to A5: step, by continuation, always; solution, the rest at once below each new
+    node (without it the trace goes on step by step); subquestion, reanswer and rephrase, under prompts of their own.
+    templates: a directory with those prompts, subquestion.txt and so on, instead of the ones that ship.
     """
 
     rollouts: int = 16
@@ -43,6 +48,8 @@ class SearchSettings:
     merge: Merge = "tokens"
     reward: Reward = "gold"
     leaves: int = 1
+    actions: tuple[ActionName, ...] = ("step", "solution")
+    templates: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("rollouts", "depth", "branching", "max_step_tokens", "max_solution_tokens", "leaves"):
@@ -56,6 +63,7 @@ class SearchSettings:
             f"temperature is {self.temperature}; it must be positive, or every try would be the same",
         )
         require(self.separator != "", "separator is empty; give the text that ends a reasoning step")
+        self._check_actions()
 
     def exploration_at(self, rollout: int) -> float:
         """UCT's c for a rollout counted from 0: constant, or decaying towards `FINAL_SHARE` of itself."""
@@ -65,3 +73,23 @@ class SearchSettings:
         if self.exploration_schedule == "exponential":
             return self.exploration * pow(FINAL_SHARE, done)
         return self.exploration
+
+    def _check_actions(self) -> None:
+        known = get_args(ActionName)
+        unknown = [name for name in self.actions if name not in known]
+        require(not unknown, f"actions has {', '.join(map(repr, unknown))}; use names of {', '.join(known)}")
+        require(len(set(self.actions)) == len(self.actions), "actions names one twice; name each once")
+        require("step" in self.actions, "actions lacks step, which is open everywhere; add it")
+        require(
+            "reanswer" not in self.actions or "subquestion" in self.actions,
+            "actions has reanswer, but without subquestion there is nothing to answer again; add it",
+        )
+        require(
+            self.templates is None or self.asks_otherwise,
+            "templates is given, but no action has a prompt of its own; add one to actions, or leave it out",
+        )
+
+    @property
+    def asks_otherwise(self) -> bool:
+        """Whether some step is asked for under another prompt than the plain one."""
+        return not set(self.actions) <= {"step", "solution"}

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from treeopo_storage import Action
 
 from treeopo.errors import EngineError
 from treeopo.ports import Generate, Tokenize
-from treeopo.records import FinishReason, FloatArray, IntArray, Problem, Request
+from treeopo.records import Completion, FinishReason, FloatArray, IntArray, Problem, Request
+from treeopo.search.actions import ActionPrompts
 from treeopo.search.settings import SearchSettings
 from treeopo.search.steps import StepSplitter
+from treeopo.search.tree import decode_text
 from treeopo.seeds import derive_seed
 
 
@@ -34,6 +37,7 @@ class Teacher:
     tokenize: Tokenize
     splitter: StepSplitter
     settings: SearchSettings
+    prompts: ActionPrompts
     seed: int
     requests: int = 0
 
@@ -61,6 +65,58 @@ class Teacher:
             logprobs = np.full_like(logprobs, np.nan)
         reason = FinishReason.STOP if answered else completion.finish_reason
         return Reply(completion.token_ids[:end], logprobs, ends, reason, room)
+
+    async def ask_otherwise(
+        self, action: Action, prefix_ids: list[int], shown_ids: list[int], seed: int
+    ) -> Reply | None:
+        """One step below a prefix, asked for under the prompt of A3, A4 or A5 that shows the steps of `shown_ids`.
+
+        None if no whole step came back: no text, no end within the tokens allowed, or steps so far that leave the
+        prompt no room. Its log-probabilities are unknown: under the plain prompt nobody has asked for it.
+
+        Raises:
+            EngineError: the engine refused or failed the request.
+        """
+        question, settings = self.problem.question, self.settings
+        room = settings.max_solution_tokens - (len(prefix_ids) - self.prompt_length)
+        prompt_ids = self.prompts.prompt(action, question, self._text(shown_ids[self.prompt_length :]))
+        shown = len(prompt_ids) - len(self.prompts.prompt(action, question, ""))
+        limit = min(settings.max_step_tokens, room, settings.max_solution_tokens - shown)
+        if limit < 1:
+            return None
+        request = Request(prompt_ids, limit, seed, settings.temperature, (settings.separator,))
+        return self._one_step(await self.generate.generate(request), room)
+
+    def _one_step(self, completion: Completion, room: int) -> Reply | None:
+        """The first step of a completion in the completion's own tokens; where it ended without the separator, that
+        comes in place of the end-of-text token.
+        """
+        step_ids, separator = completion.token_ids.tolist(), self.settings.separator
+        ends, end, answered = self.splitter.split(step_ids)
+        mark = self.settings.answer_mark
+        if ends:
+            step_ids, answered = step_ids[: ends[0]], False
+        elif answered:
+            step_ids = step_ids[:end]
+        elif completion.finish_reason is FinishReason.LENGTH:
+            return None
+        elif not (answered := bool(mark) and mark in self._text(step_ids)):
+            ended = step_ids[-1:] == [self.tokenize.eos_token_id]
+            missing = _missing(self._text(step_ids), separator)
+            step_ids = (step_ids[:-1] if ended else step_ids) + list(self.tokenize.encode(missing))
+        if len(step_ids) > room or not self._text(step_ids).partition(separator)[0].strip():
+            return None
+        unknown = np.full(len(step_ids), np.nan, np.float32)
+        reply_ends = [] if answered else [len(step_ids)]
+        return Reply(np.array(step_ids, np.int32), unknown, reply_ends, FinishReason.STOP, room)
+
+    def _text(self, token_ids: list[int]) -> str:
+        return decode_text(token_ids, self.tokenize)
+
+
+def _missing(text: str, separator: str) -> str:
+    """What `text`, which may end in a part of the separator, lacks of it."""
+    return next(separator[held:] for held in range(len(separator), -1, -1) if text.endswith(separator[:held]))
 
 
 Answer = Callable[[str], str]

@@ -87,6 +87,11 @@ class GrowingTree:
         self.children_P[node].append(child)
         return child, True
 
+    def spend(self, node: int) -> None:
+        """Spend a try of `node` that brought no step."""
+        self.tries_P[node] += 1
+        self._settle(node)
+
     def end(self, node: int, reward: float) -> None:
         """Make a node terminal: its trace is finished, or was cut off."""
         self.reward_P[node] = reward

@@ -1,0 +1,111 @@
+"""The search actions of rStar (Qi et al., arXiv 2408.06195): which are open at a node, and the prompts of A3 to A5.
+
+A1 step and A2 solution go on from the plain prompt. A3 subquestion, A4 reanswer and A5 rephrase ask under a prompt of
+their own, made from a text file; what comes back is a step of plain text like any other.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from treeopo_storage import Action
+
+from treeopo.errors import ConfigError
+from treeopo.search.settings import SearchSettings
+from treeopo.search.tree import ROOT_NODE, GrowingTree
+from treeopo.seeds import derive_seed
+
+TEMPLATES = Path(__file__).parent / "templates"
+"""The prompts that ship, one file an action."""
+
+PROMPTED = (Action.SUBQUESTION, Action.REANSWER, Action.REPHRASE)
+_ANSWERS = (Action.SUBQUESTION, Action.REANSWER)
+_PLACEHOLDER = re.compile(r"\{(question|steps)\}")
+_CHOICES = 1  # the stream of seeds that choices are drawn from; requests have the one of the bare seed
+
+
+class ActionPrompts:
+    """The prompts of the actions that `settings` enable; `encode` makes tokens of a prompt's text.
+
+    Raises:
+        ConfigError: a template cannot be read, or lacks a placeholder.
+    """
+
+    def __init__(self, settings: SearchSettings, encode: Callable[[str], Sequence[int]]) -> None:
+        folder = settings.templates or TEMPLATES
+        self._encode = encode
+        self._templates = {action: _read(folder, action) for action in PROMPTED if is_enabled(settings, action)}
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """The templates by the name of their action."""
+        return {action.name.lower(): text for action, text in self._templates.items()}
+
+    def prompt(self, action: Action, question: str, steps: str) -> list[int]:
+        """Tokens that ask for `action` where the solution so far reads `steps`; nothing else of the problem is told."""
+        told = {"question": question, "steps": steps}
+        return list(self._encode(_PLACEHOLDER.sub(lambda found: told[found[1]], self._templates[action])))
+
+    def longest(self, question: str) -> int:
+        """Tokens of the longest of this question's prompts before the first step; 0 if no action has a prompt."""
+        return max((len(self.prompt(action, question, "")) for action in self._templates), default=0)
+
+
+class ActionChoice:
+    """How the next step below a node is asked for: by the legal actions in turn, in an order made from the seed."""
+
+    def __init__(self, settings: SearchSettings, seed: int) -> None:
+        self._prompted = [action for action in PROMPTED if is_enabled(settings, action)]
+        self._depth = settings.depth
+        self._seed = seed
+        self._choices = 0
+        self._chosen: Counter[tuple[int, Action]] = Counter()
+
+    def choose(self, tree: GrowingTree, node: int) -> Action:
+        """One of the legal actions that were chosen least often at `node`, each as likely as the other."""
+        legal = self._legal(tree, node)
+        if len(legal) == 1:
+            return legal[0]
+        fewest = min(self._chosen[node, action] for action in legal)
+        open_actions = [action for action in legal if self._chosen[node, action] == fewest]
+        action = open_actions[derive_seed(self._seed, _CHOICES, self._choices) % len(open_actions)]
+        self._choices += 1
+        self._chosen[node, action] += 1
+        return action
+
+    def _legal(self, tree: GrowingTree, node: int) -> list[Action]:
+        """The last step of a trace is all that remains, and so is asked for by continuation; so is the last try of a
+        node that has no child, for a continuation always makes one.
+        """
+        is_last_try = tree.tries_P[node] + tree.claims_P[node] + 1 >= tree.branching
+        if tree.depth_P[node] + 1 >= self._depth or (is_last_try and not tree.children_P[node]):
+            return [Action.STEP]
+        closed = {
+            Action.REANSWER: last_subquestion(tree, node) is None,
+            Action.REPHRASE: node != ROOT_NODE,
+        }
+        return [Action.STEP, *(action for action in self._prompted if not closed.get(action, False))]
+
+
+def is_enabled(settings: SearchSettings, action: Action) -> bool:
+    return action.name.lower() in settings.actions
+
+
+def last_subquestion(tree: GrowingTree, node: int) -> int | None:
+    """The newest child of `node` that answers a sub-question (A3 or A4), beside which A4 puts another answer."""
+    answers = (child for child in reversed(tree.children_P[node]) if tree.action_P[child] in _ANSWERS)
+    return next(answers, None)
+
+
+def _read(folder: Path, action: Action) -> str:
+    path = folder / f"{action.name.lower()}.txt"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"search.templates: {path} cannot be read ({error})") from None
+    wanted = ["question"] if action is Action.REPHRASE else ["question", "steps"]
+    if sorted(_PLACEHOLDER.findall(text)) != wanted:
+        names = " and ".join(f"{{{name}}}" for name in wanted)
+        raise ConfigError(f"search.templates: {path} must name {names} once each, and no other placeholder")
+    return text
