@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from treeopo.engines.restarting import RestartingEngine
@@ -227,5 +228,19 @@ def test_closing_ends_a_restart_under_way_and_leaves_no_task() -> None:
         await asyncio.gather(asked, return_exceptions=True)
         await engine.close()
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_simulated(scenario())
+
+
+def test_scores_are_asked_for_again_of_the_engine_that_comes_after() -> None:
+    async def scenario() -> None:
+        ids = [np.array([3, 4, 5, 6], np.int32), np.array([7, 8], np.int32)]
+        dead = ScriptedEngine(WORLD, likelihood=lambda prefix, text: 0.0)
+        await dead.close()
+        engine = await Factory(dead, ScriptedEngine(WORLD, likelihood=lambda prefix, text: -float(len(prefix)))).open()
+        scores = await engine.score(ids, [2, 1])
+        assert [score.tolist() for score in scores] == [[-2, 0], [-1]]
+        assert engine.restarts == 1
+        await engine.close()
 
     run_simulated(scenario())

@@ -5,11 +5,13 @@ import random
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from treeopo_storage import Action, ProblemTree
 
+from treeopo.engines.in_process import _prompt_logprobs
 from treeopo.engines.launch import start_scoring_engine
 from treeopo.engines.scripted import CharTokenizer, Pieces, ScriptedEngine, ScriptedPolicy
 from treeopo.engines.settings import EngineOptions
@@ -320,6 +322,13 @@ def test_actions_that_cannot_be_are_refused_in_one_line(settings: dict[str, obje
 async def test_servers_are_refused_as_teachers_that_score() -> None:
     with pytest.raises(ConfigError, match="need an in-process teacher"):
         await start_scoring_engine("any", EngineOptions(urls=("http://127.0.0.1:1",)))
+
+
+def test_of_a_prompt_that_vllm_scored_the_tokens_after_the_prefix_count() -> None:
+    entries = [None, {6: SimpleNamespace(logprob=-0.5)}, {7: SimpleNamespace(logprob=-1.5)}]
+    output = SimpleNamespace(prompt_token_ids=[5, 6, 7], prompt_logprobs=entries)
+    assert _prompt_logprobs(output, 1).tolist() == [-0.5, -1.5]
+    assert _prompt_logprobs(output, 2).tolist() == [-1.5]
 
 
 async def test_a_scripted_engine_without_a_likelihood_does_not_score() -> None:
