@@ -9,7 +9,7 @@ from treeopo.errors import InputError
 from treeopo.search.report import TreeReport, report_trees
 
 
-def overview(path: Path) -> tuple[StoreMeta, TreeReport]:
+def overview(path: Path | str) -> tuple[StoreMeta, TreeReport]:
     """How a store was made, and what is committed in it."""
     store = open_store(path)
     blocks = problem_blocks(store.structure().first_node)

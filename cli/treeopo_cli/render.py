@@ -134,13 +134,14 @@ class DemoBars:
         return EvalBar()
 
 
-def store_report(path: "Path", report: "TreeReport") -> None:
+def store_report(path: "Path | str", report: "TreeReport") -> None:
     """A store at a glance: sizes, then solve rate by depth (deeper should be easier)."""
     table = Table(title=f"Tree store {path}", title_justify="left", show_header=False)
     table.add_row("problems", f"{report.problems:,}")
     table.add_row("  solved by some trace", f"{report.solved:,}")
     table.add_row("  with right and wrong traces", f"{report.with_both_outcomes:,}")
     table.add_row("prefixes", f"{report.prefixes:,}")
+    table.add_row("  of different text", f"{report.unique_prefixes:,}")
     table.add_row("traces", f"{report.traces:,}")
     table.add_row("step tokens", f"{report.tokens:,}")
     console.print(table)
@@ -150,6 +151,12 @@ def store_report(path: "Path", report: "TreeReport") -> None:
     for depth, (count, rate) in enumerate(zip(report.prefixes_by_depth, report.solve_rate_by_depth, strict=True)):
         depths.add_row(str(depth), f"{count:,}", "-" if rate != rate else f"{rate:.0%}")
     console.print(depths)
+    children = Table(title="By number of children, unfinished prefixes", title_justify="left")
+    for column in ("children", "prefixes"):
+        children.add_column(column, justify="right")
+    for degree, count in enumerate(report.prefixes_by_children):
+        children.add_row(str(degree), f"{count:,}")
+    console.print(children)
     if report.with_both_outcomes == 0:
         console.print(
             "[yellow]No prefix is informative:[/] no problem has both right and wrong traces, "

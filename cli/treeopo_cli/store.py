@@ -15,9 +15,12 @@ TokenizerName = Annotated[str, typer.Option(metavar="MODEL", help="Directory or 
 
 @app.command()
 def info(store: StorePath, as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
-    """What a store holds and how it was made."""
+    """What a store holds, how it was made, and what its search found."""
     from treeopo_storage import open_store
     from treeopo_storage.summary import summarize
+
+    from treeopo.inspection import overview
+    from treeopo_cli import render
 
     summary = summarize(open_store(store))
     if as_json:
@@ -27,6 +30,7 @@ def info(store: StorePath, as_json: Annotated[bool, typer.Option("--json", help=
     for name, value in summary.items():
         shown = value if isinstance(value, str) and value.isprintable() else json.dumps(value)
         typer.echo(f"{name.replace('_', ' '):{width}}  {shown}")
+    render.store_report(store, overview(store)[1])
 
 
 @app.command()

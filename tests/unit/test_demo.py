@@ -16,7 +16,7 @@ def test_the_summary_holds_before_and_after_with_intervals_and_their_paired_diff
     after = Scores(ids, np.array([1.0] * 90 + [0.0] * 10), np.ones((100, 2)), (("1", "1"),) * 100, 0)
     before = Scores(ids, np.array([1.0] * 30 + [0.0] * 70), np.zeros((100, 2)), (("0", "0"),) * 100, 0)
     empty = np.zeros(0)
-    report = TreeReport(7, 7, 5, 60, 112, 900, empty.astype(int), empty.astype(int), empty)
+    report = TreeReport(7, 7, 5, 60, 60, 112, 900, empty.astype(int), empty.astype(int), empty)
     training = TrainSummary(20, True, 19, 1, 900.0, 800.0, "50 prefixes", Path("demo/run/adapter"), None)
     evaluation = compare("set", ["demo/run", "base"], [after, before])
     figures = summary(Demo(Path("demo"), report, training, evaluation, {"trees": 3.0, "training": 4.0}))

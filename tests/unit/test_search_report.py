@@ -1,5 +1,7 @@
 """The report of a finished search, on trees small enough to count by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 from treeopo_storage import ProblemTree
 
@@ -26,7 +28,7 @@ def tree(parent: list[int], reward: list[float], visits: list[int], value_sum: l
         token_ids=np.zeros(P + 1, np.int32),
         token_offsets=np.array([0, *range(2, P + 2)], np.int64),
         teacher_logprobs=np.zeros(P + 1, np.float32),
-        texts=("",) * P,
+        texts=("", *(f"step {node}" for node in range(1, P))),
     )
 
 
@@ -44,6 +46,13 @@ def test_totals_are_those_counted_by_hand() -> None:
     assert (report.prefixes, report.traces, report.tokens) == (8, 5, 6)
     assert report.prefixes_by_depth.tolist() == [2, 3, 3]
     assert report.prefixes_by_children.tolist() == [0, 2, 2]
+
+
+def test_equal_text_below_equal_text_is_one_prefix() -> None:
+    """Nodes 1 and 2 read alike, and so do 3 and 5 below them; 4 reads like 1, but elsewhere."""
+    alike = replace(MIXED, texts=("", "a", "a", "b", "a", "b"))
+    assert report_trees([MIXED, WRONG]).unique_prefixes == 8
+    assert report_trees([alike]).unique_prefixes == 4
 
 
 def test_solve_rate_is_the_mean_over_unfinished_prefixes_of_a_depth() -> None:

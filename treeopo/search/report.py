@@ -16,6 +16,7 @@ class TreeReport:
     """Totals over problems; arrays are indexed by depth (root 0) or by number of children.
 
     solved: problems with a solved trace; with_both_outcomes: with a solved and a failed one, the only ones that teach.
+    unique_prefixes: of different text after one problem's prompt; the same text in other tokens is another prefix.
     traces: counted by the searches, a trace sampled twice twice. tokens: of all stored steps, prompts excluded.
     solve_rate_by_depth: mean over the unfinished prefixes of a depth of their share of solved traces, NaN where there
     is none. It rises with depth where the paper's reverse curriculum (§3.1) holds.
@@ -25,6 +26,7 @@ class TreeReport:
     solved: int
     with_both_outcomes: int
     prefixes: int
+    unique_prefixes: int
     traces: int
     tokens: int
     prefixes_by_depth: IntHistogram
@@ -34,7 +36,7 @@ class TreeReport:
 
 def report_trees(trees: Iterable[ProblemTree]) -> TreeReport:
     """Total up finished trees, read once and one at a time."""
-    problems = solved = with_both = traces = tokens = 0
+    problems = solved = with_both = unique = traces = tokens = 0
     empty: npt.NDArray[Any] = np.zeros(0, np.int64)
     depths, unfinished_depths, unfinished_values, child_counts = [[empty] for _ in range(4)]
     for tree in trees:
@@ -42,6 +44,7 @@ def report_trees(trees: Iterable[ProblemTree]) -> TreeReport:
         problems += 1
         solved += int(won)
         with_both += int(won and lost)
+        unique += _unique_texts(tree)
         traces += int(tree.visits[0])
         tokens += int(tree.token_offsets[-1] - tree.token_offsets[1])
         depths.append(tree.depth)
@@ -58,9 +61,19 @@ def report_trees(trees: Iterable[ProblemTree]) -> TreeReport:
         solved=solved,
         with_both_outcomes=with_both,
         prefixes=int(prefixes_by_depth.sum()),
+        unique_prefixes=unique,
         traces=traces,
         tokens=tokens,
         prefixes_by_depth=prefixes_by_depth,
         prefixes_by_children=np.bincount(np.concatenate(child_counts)),
         solve_rate_by_depth=np.where(count_by_depth > 0, value_by_depth / np.maximum(count_by_depth, 1), np.nan),
     )
+
+
+def _unique_texts(tree: ProblemTree) -> int:
+    """How many different texts the prefixes of a tree have: equal steps below prefixes of equal text are one."""
+    number: dict[tuple[int, str], int] = {}
+    same = [number.setdefault((-1, ""), 0)]
+    for node in range(1, tree.node_count):
+        same.append(number.setdefault((same[tree.parent[node]], tree.texts[node]), len(number)))
+    return len(number)
