@@ -114,13 +114,11 @@ async def _search(
     grader: Grader,
 ) -> None:
     prompts = {problem.id: prompter(problem) for problem in problem_set.problems[first:]}
-    longest = max(map(len, prompts.values()))
-    if config.search.asks_otherwise:  # to score a solution takes room for one token after it
-        longest = max(
-            longest + 1, *(action_prompts.longest(problem.question) for problem in problem_set.problems[first:])
-        )
+    longest, scores = max(map(len, prompts.values())), config.search.asks_otherwise
+    if scores:  # room for the prompts of the actions, and for the one token that follows a solution when it is scored
+        longest = max([longest + 1, *(action_prompts.longest(p.question) for p in problem_set.problems[first:])])
     options = replace(config.engine, max_model_tokens=longest + config.search.max_solution_tokens)
-    scorer = await start_scoring_engine(meta.teacher, options) if config.search.asks_otherwise else None
+    scorer = await start_scoring_engine(meta.teacher, options) if scores else None
     engine = scorer or await start_engine(meta.teacher, options)
     began = time.monotonic()
     try:

@@ -37,11 +37,7 @@ async def start_scoring_engine(model: str, options: EngineOptions) -> ScoringEng
         ConfigError: `options` name servers, which are not asked for scores.
         ModelError: the model cannot be served, or vLLM is not installed.
     """
-    require(
-        not options.urls,
-        "search.actions: subquestion, reanswer and rephrase need an in-process teacher, whose scores they are stored "
-        "with; leave out --engine, or these actions",
-    )
+    require(not options.urls, "engine.urls: servers are not asked for scores; leave it out to start an engine here")
     return await RestartingEngine.open(partial(_start_in_process, model, options, None), options.restart)
 
 
