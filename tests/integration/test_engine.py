@@ -80,6 +80,21 @@ async def test_log_probabilities_are_transformers_own(
     assert error(policies[0][0], prompt, completion, 0) < 1e-5
 
 
+async def test_scores_are_transformers_own_and_those_of_what_was_sampled(
+    engine: VllmEngine, policies: list[tuple[torch.nn.Module, Path]]
+) -> None:
+    prompt = [5, 6, 7, 8]
+    completion = await engine.generate(Request(prompt, 50, seed=1))
+    ids = np.array([*prompt, *completion.token_ids], np.int32)
+    scores = await engine.score([ids, ids, ids[:6]], [len(prompt), 1, 2])
+    np.testing.assert_allclose(scores[0], completion.logprobs, atol=1e-5)
+    with torch.no_grad():
+        logprobs = torch.log_softmax(policies[0][0](input_ids=torch.tensor(ids[None])).logits[0, :-1].float(), -1)
+    expected = logprobs.gather(1, torch.tensor(ids[1:, None], dtype=torch.long))[:, 0].numpy()
+    np.testing.assert_allclose(scores[1], expected, atol=1e-5)
+    np.testing.assert_allclose(scores[2], expected[1:5], atol=1e-5)
+
+
 async def test_log_probabilities_are_those_of_the_temperature_sampled_at(
     engine: VllmEngine, policies: list[tuple[torch.nn.Module, Path]]
 ) -> None:
