@@ -174,7 +174,8 @@ class VllmEngine:
         if not self._llm.errored:
             self.log.unlink(missing_ok=True)
         if self._llm.output_handler is not None:
-            self._llm.output_handler.cancel()  # still reading, it would take the end for a failure and print a traceback
+            # Still reading, it would take the end for a failure and print a traceback.
+            self._llm.output_handler.cancel()
         await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_SECONDS)
         self._llm.shutdown = lambda: None  # its finaliser calls this again, in an interpreter that may be dying
         if self._thread is not None:
