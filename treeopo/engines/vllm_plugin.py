@@ -1,8 +1,9 @@
 """What vLLM loads in each of its processes (entry-point group `vllm.general_plugins`).
 
 It registers the file weight-transfer backend. In an engine process that treeopo started it also asks the kernel for
-AMX before the first kernel needs it (vLLM 0.32 on CPUs dies with SIGILL otherwise), makes the process die with its
-parent, and keeps Ctrl-C for the parent alone. In any other vLLM process it changes nothing.
+AMX before the first kernel needs it (vLLM 0.32 on CPUs dies with SIGILL otherwise), keeps it from stumbling over numba,
+makes the process die with its parent, and keeps Ctrl-C for the parent alone. In any other vLLM process it changes
+nothing.
 """
 
 import ctypes
@@ -26,6 +27,7 @@ def register() -> None:
         _die_with(int(parent))
         os.setpgid(0, 0)  # a terminal sends Ctrl-C to a whole process group; the parent stops its engine in good order
         _enable_amx()
+        _tame_llvmlite()
 
 
 def _die_with(trainer: int) -> None:
@@ -43,3 +45,21 @@ def _enable_amx() -> None:
 
     if torch.cpu._is_amx_tile_supported():
         torch.cpu._init_amx()
+
+
+def _tame_llvmlite() -> None:
+    """vLLM 0.32 on CPUs looks for kernels in every loaded module by its objects' `__dict__`. llvmlite's library object
+    claims to have one, as it does any name, and ends the engine of a script whose main module imports numba.
+    """
+    ffi = sys.modules.get("llvmlite.binding.ffi")
+    if ffi is None:
+        return
+    library = type(ffi.lib)
+    find = library.__getattr__
+
+    def find_function(self: object, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return find(self, name)
+
+    library.__getattr__ = find_function
