@@ -11,7 +11,7 @@ memory: peak of one step at a vocabulary of 151,936 over what the process held b
 """
 
 import argparse
-import resource
+import gc
 import statistics
 import subprocess
 import sys
@@ -243,16 +243,25 @@ def memory(side: str) -> None:
         step = {"ours": lambda: ours(model, SETTINGS), "plain": lambda: plain(model, by_length=True)}
         run = step[side]() if side in step else trl(model, by_length=True)
         step_batch = ragged_batch(LARGE_VOCABULARY, groups=4)
-        before = held()
+        gc.collect()
+        before = held("VmRSS")
+        if DEVICE.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text(
+                "5"
+            )  # the peak counts from here on, not from loading
         run(step_batch)
-        print(f"{side:6s} {held() - before:8.0f} MiB", flush=True)
+        print(f"{side:6s} {held('VmHWM') - before:8.0f} MiB", flush=True)
 
 
-def held() -> float:
-    """Peak memory so far, MiB."""
+def held(what: str) -> float:
+    """Memory now (VmRSS) or at its peak (VmHWM), MiB."""
     if DEVICE.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        found = torch.cuda.memory_allocated() if what == "VmRSS" else torch.cuda.max_memory_allocated()
+        return found / 2**20
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{what}:")[2].split()[0]) / 1024
 
 
 def main() -> None:
