@@ -36,6 +36,7 @@ from treeopo_storage import MemoryTreeStore, StoreMeta, TreeStore, open_store
 from treeopo import runs
 from treeopo.advantage import AdvantageSettings
 from treeopo.config import TrainConfig, load_config
+from treeopo.engines.in_process import VllmEngine
 from treeopo.engines.launch import start_engine
 from treeopo.engines.scripted import CharTokenizer, ScriptedEngine, TreeWorld
 from treeopo.engines.settings import Adapters, EngineOptions
@@ -257,7 +258,7 @@ async def compare_rates(arguments: argparse.Namespace) -> dict[str, list[float]]
     store = open_store(arguments.store)
     student = str(runs.embedded(str(store.meta.search.get("problems", ""))).student)
     options = replace(config.engine, max_model_tokens=settings.max_sequence_tokens, max_concurrent=arguments.batch)
-    engine: Any = await start_engine(student, options)
+    engine = VllmEngine.start(student, options)
     rates: dict[str, list[float]] = {"pipeline": [], "straight": []}
     try:
         recorded = Recorded(engine)

@@ -26,7 +26,7 @@ from treeopo_storage import ProblemTree
 
 from treeopo import runs
 from treeopo.config import BuildConfig, load_config
-from treeopo.engines.launch import start_engine
+from treeopo.engines.in_process import VllmEngine
 from treeopo.engines.scripted import CharTokenizer
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.ports import Generate, Grade
@@ -148,7 +148,7 @@ async def compare_engine(problems: int) -> None:
     problem_set = load_problem_set(config.problems, config.limit)
     prompter = Prompter(tokenizer, config.prompt, problem_set)
     room = max(len(prompter(problem)) for problem in problem_set) + config.search.max_solution_tokens
-    engine: Any = await start_engine(teacher, replace(config.engine, max_model_tokens=room))
+    engine = VllmEngine.start(teacher, replace(config.engine, max_model_tokens=room))
 
     async def build(recorded: Recorded, concurrency: int) -> int:
         async with open_grader(problem_set.family, config.grading) as grader:

@@ -91,7 +91,8 @@ class VllmEngine:
     async def generate(self, request: Request) -> Completion:
         """See `Generate`. A prompt that leaves no room for `max_tokens` is refused, never cut."""
         output, version = await self._run(request.token_ids, request.max_tokens, _parameters(request))
-        return _completion(output.outputs[0], version)
+        text = output.outputs[0].text if request.stop else self._decode(output.outputs[0].token_ids)
+        return _completion(output.outputs[0], text, version)
 
     async def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
         """See `ScoreTokens`. vLLM scores a prompt, and samples a token after it that nobody asked for.
@@ -181,6 +182,12 @@ class VllmEngine:
         if self._thread is not None:
             self._thread.shutdown(wait=False)
 
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        text: str = self._llm.get_tokenizer().decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
     def _dead(self) -> EngineDeadError:
         return EngineDeadError(f"the vLLM engine process died; its log is {self.log}")
 
@@ -196,6 +203,7 @@ def _parameters(request: Request) -> Any:
         seed=request.seed,
         stop=list(request.stop) or None,
         include_stop_str_in_output=True,
+        detokenize=bool(request.stop),  # token by token it costs this process; whole at the end it is nearly free
         logprobs=0,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
@@ -218,7 +226,7 @@ def _prompt_logprobs(output: Any, prefix_length: int) -> FloatArray:
     return np.array([entry[token].logprob for entry, token in after], np.float32)
 
 
-def _completion(output: Any, version: int) -> Completion:
+def _completion(output: Any, text: str, version: int) -> Completion:
     """vLLM's `CompletionOutput` as a record.
 
     version: the adapter's, or 0 for the weights that the engine started with; spans of merged weights, which vLLM
@@ -234,7 +242,7 @@ def _completion(output: Any, version: int) -> Completion:
         token_ids=token_ids,
         logprobs=np.asarray(chosen, dtype=np.float32),
         versions=versions,
-        text=output.text,
+        text=text,
         finish_reason=FinishReason(output.finish_reason),
     )
 
