@@ -248,9 +248,7 @@ def memory(side: str) -> None:
         if DEVICE.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         else:
-            Path("/proc/self/clear_refs").write_text(
-                "5"
-            )  # the peak counts from here on, not from loading
+            Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on, not from loading
         run(step_batch)
         print(f"{side:6s} {held('VmHWM') - before:8.0f} MiB", flush=True)
 
