@@ -18,7 +18,7 @@ from treeopo.engines.settings import EngineOptions
 from treeopo.errors import ConfigError, require
 from treeopo.evaluation.settings import PeriodicSettings
 from treeopo.learner.settings import CriticSettings, DirectValueSettings, KlSettings, LearnerSettings
-from treeopo.methods import Batches, Method, Need, Term, find_method, plan_groups
+from treeopo.methods import Batches, Need, Term, find_method, plan_groups
 from treeopo.problems.prompting import PromptSettings
 from treeopo.problems.settings import GradingSettings
 from treeopo.problems.solutions import SolutionSettings
@@ -115,7 +115,7 @@ class TrainConfig(Section):
             f"teacher is given, but method {method.name} learns from none; leave it out",
         )
         require(
-            not self.teacher_urls or needs_scores(method, self.kl),
+            not self.teacher_urls or self.needs_scores,
             f"teacher_urls: method {method.name} asks no teacher for log-probabilities of tokens; leave it out, or set "
             "kl.estimate sampled",
         )
@@ -145,10 +145,11 @@ class TrainConfig(Section):
         )
         return self
 
-
-def needs_scores(method: Method, kl: KlSettings) -> bool:
-    """Whether batches carry what the teacher thinks of each token; whole distributions are the learner's own matter."""
-    return method.credit is not None or (Term.KL in method.terms and kl.estimate == "sampled")
+    @property
+    def needs_scores(self) -> bool:
+        """Whether batches carry what the teacher thinks of each token; whole distributions are the learner's matter."""
+        method = find_method(self.method)
+        return method.credit is not None or (Term.KL in method.terms and self.kl.estimate == "sampled")
 
 
 class BuildConfig(Section):

@@ -9,7 +9,7 @@ import numpy as np
 from treeopo_storage import TreeStore
 
 from treeopo.advantage import AdvantageSettings
-from treeopo.config import TrainConfig, needs_scores
+from treeopo.config import TrainConfig
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ProblemError, RunError
 from treeopo.methods import Batches, Term, find_method, plan_groups
@@ -152,7 +152,7 @@ def _assembly(
 ) -> Callable[[int, Sequence[Group]], Awaitable[TrainBatch]]:
     """How graded groups become a batch: with the task's advantages, the teacher's scores, or both."""
     credit = find_method(config.method).credit
-    if not needs_scores(find_method(config.method), config.kl):
+    if not config.needs_scores:
         return partial(assemble, settings=advantage)
     assert teacher is not None, "a batch with the teacher's scores needs a teacher"
     if credit is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from treeopo.config import TrainConfig, needs_scores
+from treeopo.config import TrainConfig
 from treeopo.engines.policy_files import PolicyFiles
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
@@ -257,7 +257,7 @@ async def run_training(
         team=team,
     )
     scorer: TeacherThread | ServerScores | None = None
-    if teacher is not None and needs_scores(find_method(config.method), config.kl):
+    if teacher is not None and config.needs_scores:
         scorer = await _start_teacher(teacher, config, notify)
     engine: Engine | None = None
     if Need.ENGINE in find_method(config.method).needs:

@@ -19,13 +19,13 @@ def info(store: StorePath, as_json: Annotated[bool, typer.Option("--json", help=
     from treeopo_storage import open_store
     from treeopo_storage.summary import summarize
 
-    from treeopo.inspection import overview
-    from treeopo_cli import render
-
     summary = summarize(open_store(store))
     if as_json:
         typer.echo(json.dumps(summary))
         return
+    from treeopo.inspection import overview
+    from treeopo_cli import render
+
     width = max(map(len, summary))
     for name, value in summary.items():
         shown = value if isinstance(value, str) and value.isprintable() else json.dumps(value)

@@ -203,7 +203,7 @@ def _parameters(request: Request) -> Any:
         seed=request.seed,
         stop=list(request.stop) or None,
         include_stop_str_in_output=True,
-        detokenize=bool(request.stop),  # token by token it costs this process; whole at the end it is nearly free
+        detokenize=bool(request.stop),  # token by token it would cost this process, the learner's
         logprobs=0,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

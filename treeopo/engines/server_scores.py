@@ -22,6 +22,7 @@ class ServerScores:
     def __init__(self, clients: Mapping[ServerClient, str]) -> None:
         self._served = dict(clients)  # client to the name its server gives the model
         self._asked = dict.fromkeys(clients, 0)  # rows that lie with each server
+        self._lost: EngineDeadError | None = None
 
     @classmethod
     async def start(cls, model: str, options: EngineOptions) -> "ServerScores":
@@ -55,17 +56,17 @@ class ServerScores:
             await client.close()
 
     async def _row(self, token_ids: IntArray, prefix_length: int) -> FloatArray:
-        while True:
+        while self._served:
             client = min(self._served, key=self._asked.__getitem__)
             self._asked[client] += 1
             try:
                 return await self._ask(client, token_ids, prefix_length)
-            except EngineDeadError:
+            except EngineDeadError as error:
                 self._served.pop(client, None)
-                if not self._served:
-                    raise
+                self._lost = error
             finally:
                 self._asked[client] -= 1
+        raise EngineDeadError(f"no server of the teacher is left; the last: {self._lost}")
 
     async def _ask(self, client: ServerClient, token_ids: IntArray, prefix_length: int) -> FloatArray:
         body = server_api.scoring_body(self._served[client], token_ids)
