@@ -31,6 +31,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
+from recorded import Recorded
 from treeopo_storage import MemoryTreeStore, StoreMeta, TreeStore, open_store
 
 from treeopo import runs
@@ -60,21 +61,6 @@ ENGINE_CORE, LEARNER_CORE = 0, 1
 WARM_UP = 2  # steps left out: the first ones fill caches and allocate
 GOAL_COMPLETIONS = 10_000
 CORRECTIONS = ("none", "token-truncate")
-
-
-class Recorded:
-    """`Generate` that keeps what it was asked and counts what it answered."""
-
-    def __init__(self, engine: Generate) -> None:
-        self.engine = engine
-        self.requests: list[Request] = []
-        self.tokens = 0
-
-    async def generate(self, request: Request) -> Completion:
-        self.requests.append(request)
-        completion = await self.engine.generate(request)
-        self.tokens += len(completion.token_ids)
-        return completion
 
 
 def rollouts_over(store: TreeStore, engine: Generate, settings: RolloutSettings, meter: EngineMeter) -> Rollouts:

@@ -12,6 +12,8 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 
+from recorded import Recorded
+
 from treeopo import runs
 from treeopo.engines.in_process import EngineOptions, VllmEngine
 from treeopo.engines.tokenizer import ModelTokenizer
@@ -22,21 +24,9 @@ from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import Prompter, PromptSettings
 from treeopo.problems.settings import GradingSettings
 from treeopo.problems.spec import load_problem_set
-from treeopo.records import Completion, Request
+from treeopo.records import Request
 
 MAX_NEW_TOKENS = 96
-
-
-class Recorder:
-    """`Generate` that keeps the requests it passes on."""
-
-    def __init__(self, engine: Generate) -> None:
-        self._engine = engine
-        self.requests: list[Request] = []
-
-    async def generate(self, request: Request) -> Completion:
-        self.requests.append(request)
-        return await self._engine.generate(request)
 
 
 async def evaluated(engine: Generate, problem_set: ProblemSet, questions: list[Question], samples: int) -> int:
@@ -73,7 +63,7 @@ async def run(model: str, problems: int, samples: int, repeats: int) -> None:
     longest = max(len(question.prompt_ids) for question in questions)
     engine = VllmEngine.start(model, EngineOptions(max_model_tokens=longest + MAX_NEW_TOKENS))
     try:
-        recorder = Recorder(engine)
+        recorder = Recorded(engine)
         await evaluated(recorder, problem_set, questions, samples)  # warms up, and says what is asked
         ours, theirs = [], []
         for _ in range(repeats):

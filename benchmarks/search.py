@@ -13,15 +13,17 @@ engine: the embedded teacher. A build of all problems at once; the same requests
 import argparse
 import asyncio
 import random
+import statistics
 import time
 import tracemalloc
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recorded import Recorded
 from treeopo_storage import ProblemTree
 
 from treeopo import runs
@@ -29,8 +31,9 @@ from treeopo.config import BuildConfig, load_config
 from treeopo.engines.in_process import VllmEngine
 from treeopo.engines.scripted import CharTokenizer
 from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.ports import Generate, Grade
+from treeopo.ports import Grade
 from treeopo.problems.grader import open_grader
+from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import Prompter
 from treeopo.problems.spec import load_problem_set
 from treeopo.records import Completion, FinishReason, Problem, Request
@@ -125,63 +128,57 @@ def bookkeeping(arguments: argparse.Namespace) -> None:
     print(f"memory: at most {peak / nodes:,.0f} bytes a node ({tokens / nodes:.0f} tokens each, search state included)")
 
 
-class Recorded:
-    """`Generate` that keeps what it was asked and counts what it answered."""
+@dataclass(frozen=True)
+class Task:
+    """The problems to search or to sample, and all that goes with them."""
 
-    def __init__(self, engine: Generate) -> None:
-        self.engine = engine
-        self.requests: list[Request] = []
-        self.tokens = 0
+    config: BuildConfig
+    problem_set: ProblemSet
+    prompter: Prompter
+    tokenizer: ModelTokenizer
 
-    async def generate(self, request: Request) -> Completion:
-        self.requests.append(request)
-        completion = await self.engine.generate(request)
-        self.tokens += len(completion.token_ids)
-        return completion
+    @classmethod
+    def of(cls, problems: int) -> "Task":
+        config = load_config(BuildConfig, file=None, flags={"output": Path("unused"), "limit": problems})
+        tokenizer = ModelTokenizer(str(runs.embedded(config.problems).teacher))
+        problem_set = load_problem_set(config.problems, config.limit)
+        return cls(config, problem_set, Prompter(tokenizer, config.prompt, problem_set), tokenizer)
 
-
-async def compare_engine(problems: int) -> None:
-    flags = {"output": Path("unused"), "limit": problems}
-    config = load_config(BuildConfig, file=None, flags=flags)
-    teacher = str(runs.embedded(config.problems).teacher)
-    tokenizer = ModelTokenizer(teacher)
-    problem_set = load_problem_set(config.problems, config.limit)
-    prompter = Prompter(tokenizer, config.prompt, problem_set)
-    room = max(len(prompter(problem)) for problem in problem_set) + config.search.max_solution_tokens
-    engine = VllmEngine.start(teacher, replace(config.engine, max_model_tokens=room))
-
-    async def build(recorded: Recorded, concurrency: int) -> int:
-        async with open_grader(problem_set.family, config.grading) as grader:
+    async def build(self, recorded: Recorded, concurrency: int) -> int:
+        """Problems solved by a search of all of them."""
+        config = self.config
+        async with open_grader(self.problem_set.family, config.grading) as grader:
             progress = await build_trees(
-                problem_set.problems, 0, prompter, recorded, grader, tokenizer, config.search, config.seed,
-                commit=lambda trees: None, concurrency=concurrency,
+                self.problem_set.problems, 0, self.prompter, recorded, grader, self.tokenizer, config.search,
+                config.seed, commit=lambda trees: None, concurrency=concurrency,
             )  # fmt: skip
         return progress.solved
 
-    async def sample(recorded: Recorded, tokens: int) -> int:
-        """Problems with a right solution among those sampled from the root with so many tokens."""
-        right: set[str] = set()
-        async with open_grader(problem_set.family, config.grading) as grader:
-            for attempt in count():
-                for start in range(0, problems, ROUND):
-                    if recorded.tokens >= tokens:
-                        return len(right)
-                    asked = problem_set.problems[start : start + ROUND]
-                    right |= await solved_of(asked, recorded, grader, attempt)
-        raise AssertionError("count() does not end")
+    async def sample(self, recorded: Recorded, tokens: int) -> int:
+        """Problems with a right one among the whole solutions sampled with so many tokens, round by round."""
+        problems, right = self.problem_set.problems, set[str]()
+        rounds = ((attempt, start) for attempt in count() for start in range(0, len(problems), ROUND))
+        async with open_grader(self.problem_set.family, self.config.grading) as grader:
+            while recorded.tokens < tokens:
+                attempt, start = next(rounds)
+                asked = problems[start : start + ROUND]
+                verdicts = await asyncio.gather(*(self.solves(each, attempt, recorded, grader) for each in asked))
+                right |= {problem.id for problem, verdict in zip(asked, verdicts, strict=True) if verdict}
+        return len(right)
 
-    async def solved_of(asked: Sequence[Problem], recorded: Recorded, grader: Grade, attempt: int) -> set[str]:
-        async def solves(index: int, problem: Problem) -> bool:
-            seed = derive_seed(config.seed, attempt, index)
-            request = Request(prompter(problem), config.search.max_solution_tokens, seed)
-            completion = await recorded.generate(request)
-            return completion.finish_reason is FinishReason.STOP and bool(await grader(problem, completion.text))
+    async def solves(self, problem: Problem, attempt: int, recorded: Recorded, grader: Grade) -> bool:
+        seed = derive_seed(self.config.seed, attempt, self.problem_set.problems.index(problem))
+        request = Request(self.prompter(problem), self.config.search.max_solution_tokens, seed)
+        completion = await recorded.generate(request)
+        return completion.finish_reason is FinishReason.STOP and bool(await grader(problem, completion.text))
 
-        verdicts = await asyncio.gather(*(solves(index, problem) for index, problem in enumerate(asked)))
-        return {problem.id for problem, verdict in zip(asked, verdicts, strict=True) if verdict}
 
-    async def flat(recorded: Recorded, requests: Sequence[Request]) -> None:
-        await asyncio.gather(*map(recorded.generate, requests))
+async def compare_engine(problems: int) -> None:
+    task = Task.of(problems)
+    config, search = task.config, task.config.search
+    room = max(len(task.prompter(problem)) for problem in task.problem_set) + search.max_solution_tokens
+    teacher = str(runs.embedded(config.problems).teacher)
+    engine = VllmEngine.start(teacher, replace(config.engine, max_model_tokens=room))
 
     async def timed(side: Callable[[Recorded], Awaitable[Any]]) -> tuple[float, Recorded]:
         await engine._llm.reset_prefix_cache()
@@ -191,23 +188,23 @@ async def compare_engine(problems: int) -> None:
 
     try:
         warm = Recorded(engine)
-        solved = await build(warm, config.concurrency)
-        sampled = await sample(Recorded(engine), warm.tokens)
-        rates: dict[str, list[float]] = {"build": [], "flat": []}
+        solved = await task.build(warm, config.concurrency)
+        sampled = await task.sample(Recorded(engine), warm.tokens)
+        built, flat = [], []
         for _ in range(3):
-            searched, asked = await timed(lambda recorded: build(recorded, config.concurrency))
-            seconds, answered = await timed(lambda recorded, r=asked.requests: flat(recorded, r))
-            rates["build"].append(asked.tokens / searched)
-            rates["flat"].append(answered.tokens / seconds)
-        alone, one_by_one = await timed(lambda recorded: build(recorded, 1))
+            built.append(await timed(lambda recorded: task.build(recorded, config.concurrency)))
+            requests = built[-1][1].requests
+            flat.append(await timed(lambda recorded, r=requests: asyncio.gather(*map(recorded.generate, r))))
+        alone = await timed(lambda recorded: task.build(recorded, 1))
     finally:
         await engine.close()
-    rate, straight = sorted(rates["build"])[1], sorted(rates["flat"])[1]
-    print(f"{problems} problems, {len(asked.requests):,} requests, {asked.tokens:,} tokens; median of 3")
+    rate, straight = (statistics.median(each.tokens / seconds for seconds, each in side) for side in (built, flat))
+    searched = statistics.median(seconds for seconds, _ in built)
+    print(f"{problems} problems, {len(warm.requests):,} requests, {warm.tokens:,} tokens; medians of 3")
     print(f"build       {rate:8,.0f} tokens/s")
     print(f"flat batch  {straight:8,.0f} tokens/s; ratio {rate / straight:.2f} (goal 0.85)")
-    print(f"one by one  {one_by_one.tokens / alone:8,.0f} tokens/s, {alone:.1f} s; build {searched:.1f} s")
-    print(f"the build takes one part in {alone / searched:.1f} (goal 10)")
+    print(f"one by one  {alone[1].tokens / alone[0]:8,.0f} tokens/s, {alone[0]:.1f} s; build {searched:.1f} s")
+    print(f"the build takes one part in {alone[0] / searched:.1f} (goal 10)")
     print(f"solved      {solved} of {problems} by the search, {sampled} by sampling whole solutions, equal tokens")
 
 

@@ -26,6 +26,8 @@ def test_info_tells_what_a_store_holds(tmp_path: Path) -> None:
     path = make(tmp_path / "trees.zarr", "p", "q")
     shown = run("info", path).output
     assert "prefixes               8" in shown
+    assert "of different text" in shown
+    assert "By number of children" in shown
     assert r'separator              "\n\n"' in shown
     facts = json.loads(run("info", path, "--json").output)
     assert (facts["problems"], facts["teacher"], facts["search"]) == (2, "teacher", {"rollouts": 16})

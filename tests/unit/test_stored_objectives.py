@@ -118,6 +118,20 @@ def test_direct_value_is_its_formula_step_by_step(model: Path, budget: int) -> N
         torch.testing.assert_close(ours, slow, rtol=1e-4, atol=1e-7)
 
 
+def test_the_metrics_of_a_part_of_a_batch_are_means_over_that_part(model: Path) -> None:
+    """A process of a team begins with the whole batch and sees its share."""
+    whole, part = batch(), replace(batch(), sequences=batch().sequences[:1])
+    found = []
+    for begun in (whole, part):
+        objective = DirectValue(beta=0.1)
+        objective.begin(begun)
+        for micro in micro_batches(list(part.sequences), 1000, torch.device("cpu")):
+            objective.loss(micro, forward(micro, torch.zeros_like(micro.advantage_C)))
+        found.append(objective.metrics())
+    assert found[0] == found[1]
+    assert found[0]["value_error"] > 0
+
+
 def test_direct_value_reaches_its_closed_form_optimum() -> None:
     """A decision process of two steps of three actions. Where the values are those that the reference's own soft
     look-ahead gives, V(s) = beta log sum_a pi_ref(a | s) exp(V(s') / beta), the optimum is a policy and loss 0.

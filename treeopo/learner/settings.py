@@ -128,6 +128,8 @@ class DirectValueSettings:
 
 Direction = Literal["reverse", "forward"]
 
+_KL_RATE, _KL_CAP, _CRITIC_SIZE = 5e-4, 10.0, (2, 256)  # defaults; any other is refused where it would be ignored
+
 
 @dataclass(frozen=True, slots=True)
 class KlSettings:
@@ -141,18 +143,18 @@ class KlSettings:
     estimate: Literal["sampled", "full"] = "sampled"
     beta: float = 0.1
     optimizer: Literal["separate", "summed"] = "separate"
-    learning_rate: float = 5e-4
-    weight_cap: float = 10.0
+    learning_rate: float = _KL_RATE
+    weight_cap: float = _KL_CAP
 
     def __post_init__(self) -> None:
         require(self.beta > 0, f"kl.beta is {self.beta}; it must be positive (tree-opo is tree-opo-kl without it)")
         require(self.learning_rate > 0, f"kl.learning_rate is {self.learning_rate}; it must be positive")
         require(
-            self.optimizer == "separate" or self.learning_rate == 5e-4,
+            self.optimizer == "separate" or self.learning_rate == _KL_RATE,
             "kl.learning_rate belongs to kl.optimizer separate; a summed loss is stepped at the policy's rate",
         )
         require(
-            self.estimate == "sampled" or self.weight_cap == 10.0,
+            self.estimate == "sampled" or self.weight_cap == _KL_CAP,
             "kl.weight_cap belongs to kl.estimate sampled; whole distributions need no importance ratios",
         )
         require(self.weight_cap > 0, f"kl.weight_cap is {self.weight_cap}; it must be positive")
@@ -166,8 +168,8 @@ class CriticSettings:
     """
 
     architecture: Literal["head", "decoder"] = "head"
-    layers: int = 2
-    width: int = 256
+    layers: int = _CRITIC_SIZE[0]
+    width: int = _CRITIC_SIZE[1]
     discount: float = 0.95
     decay: float = 0.95
     warmup_steps: int = 20
@@ -177,7 +179,7 @@ class CriticSettings:
         require(self.layers >= 1, f"critic.layers is {self.layers}; it must be at least 1")
         require(self.width >= 64 and self.width % 64 == 0, f"critic.width is {self.width}; it must be a multiple of 64")
         require(
-            self.architecture == "decoder" or (self.layers, self.width) == (2, 256),
+            self.architecture == "decoder" or (self.layers, self.width) == _CRITIC_SIZE,
             "critic.layers and critic.width belong to critic.architecture decoder; a head has neither",
         )
         require(0 <= self.discount <= 1, f"critic.discount is {self.discount}; gamma lies in [0, 1]")
