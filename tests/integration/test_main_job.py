@@ -31,8 +31,12 @@ ROLLOUT = ["--set", "rollout.max_prompt_tokens=300", "--set", "rollout.max_seque
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    """As from a terminal: a test run in the background of a shell would hand down that Ctrl-C is ignored."""
     command = [sys.executable, "-m", "treeopo_cli.main", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
