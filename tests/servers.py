@@ -18,7 +18,7 @@ class Server:
     """`vllm serve` with all that publishing needs. Starting it returns at once; `wait` until it answers."""
 
     def __init__(self, model: Path, log: Path, *, max_model_len: int = 256, api_key: str | None = None) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = log
         environment = {
@@ -69,7 +69,7 @@ class Server:
             os.kill(process, signal.SIGKILL)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

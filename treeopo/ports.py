@@ -1,5 +1,5 @@
-"""The seams of the pipeline. Each port has a real adapter, a fake that ships (`treeopo.engines.scripted`)
-and a contract suite in `tests/contract` that every adapter passes.
+"""The seams of the pipeline. Engines and tokenizers have a fake that ships (`treeopo.engines.scripted`); engines also a
+contract suite, `tests/contract/engine_contract.py`, that every one of them passes.
 """
 
 from collections.abc import Mapping, Sequence

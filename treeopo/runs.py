@@ -195,6 +195,10 @@ def train(
     from treeopo.learner.distributed import Team
 
     config, team = run.config, Team.from_environment()
+    require(
+        team.size > 1 or not config.learner.fsdp,
+        "learner.fsdp cuts the base over several processes, and this is one; start it by torchrun --nproc-per-node N",
+    )
     store: TreeStore | None = None if config.store is None else open_store(config.store)
     origin = config.solutions.problems if store is None else store.meta.search.get("problems")
     student = config.student or str(embedded(str(origin or "")).student)

@@ -297,7 +297,8 @@ async def _start_teacher(teacher: str, config: TrainConfig, notify: Notify) -> "
 
 
 def follow(team: "Team") -> None:
-    """What every process of a team but its first does: build the same learner, take part in its steps, until dismissed.
+    """What every process of a team but its first does: build the same learner, and what the first one's is called to do
+    with it do as well, until dismissed.
 
     Raises:
         ModelError: the student cannot be loaded here.
@@ -322,7 +323,8 @@ def follow(team: "Team") -> None:
         trust_remote_code=config.engine.trust_remote_code,
         team=team,
     )
-    while (batch := team.receive()) is not None:
+    while (call := team.receive()) is not None:
+        method, argument = call
         with suppress(DivergedError):  # the first process knows too, and writes it down
-            learner.step(batch)
+            getattr(learner, method)(argument)
     team.part()

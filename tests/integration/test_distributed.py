@@ -2,9 +2,9 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, multiprocessing
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from tests.servers import free_port
 from tests.tiny_models import random_qwen2
 from tests.unit.test_packing import SETTINGS, distance, group_batch, policy
 from treeopo.learner.distributed import Team
@@ -46,10 +47,7 @@ def one_step(rank: int, size: int, port: int, model: Path, result: Path) -> None
 
 
 def test_two_processes_give_the_gradient_of_one_and_stay_equal(model: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(one_step, (2, port, model, tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
+    multiprocessing.spawn(one_step, (2, free_port(), model, tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
     one_step(0, 1, 0, model, tmp_path)
     alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
     assert distance(first["gradient"], alone["gradient"]) < 1e-5
@@ -58,17 +56,21 @@ def test_two_processes_give_the_gradient_of_one_and_stay_equal(model: Path, tmp_
         assert first["metrics"][name] == pytest.approx(alone["metrics"][name], rel=1e-4), name
 
 
-def train(launcher: list[str], model: Path, output: Path) -> list[dict[str, float]]:
+def train(launcher: list[str], model: Path, output: Path, more: Sequence[str] = ()) -> list[dict[str, float]]:
     arguments = ["--method", "sft", "--student", model, "--output", output, "--steps", "4"]
-    options = [part for setting in SET for part in ("--set", setting)]
+    options = [part for setting in [*SET, *more] for part in ("--set", setting)]
     command = [*launcher, "-m", "treeopo_cli.main", "train", *map(str, arguments), *options]
     subprocess.run(command, check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_torchrun_trains_as_one_process_does_and_resumes(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["learner.fsdp=true"]], ids=["whole base", "fsdp"])
+def test_torchrun_trains_as_one_process_does_and_resumes(model: Path, tmp_path: Path, options: list[str]) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    alone, together = train([sys.executable], model, tmp_path / "one"), train(torchrun, model, tmp_path / "two")
+    alone, together = (
+        train([sys.executable], model, tmp_path / "one"),
+        train(torchrun, model, tmp_path / "two", options),
+    )
     assert len(together) == 4
     for name in ("loss", "grad_norm"):
         assert [row[name] for row in together] == pytest.approx([row[name] for row in alone], rel=1e-3), name

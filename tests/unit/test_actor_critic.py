@@ -7,14 +7,14 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.tiny_models import random_qwen2
 from tests.unit.test_learner import LORA, SETTINGS, batch, policy
 from treeopo.learner.critic import ValueHead, make_critic
 from treeopo.learner.learner import Learner
-from treeopo.learner.microbatch import micro_batches
-from treeopo.learner.objectives import Separate
+from treeopo.learner.microbatch import MicroBatch, micro_batches
+from treeopo.learner.objectives import Forward, Separate
 from treeopo.learner.objectives.actor_critic import Actor, ValueRegression, gae
 from treeopo.learner.objectives.policy_gradient import PolicyGradient
 from treeopo.learner.policy import LoraPolicy
@@ -111,6 +111,31 @@ def test_the_critic_comes_to_explain_the_returns_of_a_fixed_batch(model: Path, a
     ours, _ = learner(policy(model, torch.float32), fast)
     explained = [ours.step(replace(batch(), number=number))["critic_explained"] for number in range(30)]
     assert explained[-1] > max(0.5, explained[0])
+
+
+class AlwaysHalf(nn.Module):
+    def forward(self, micro: MicroBatch, forward: Forward) -> Tensor:
+        return torch.full((len(micro.row_C),), 0.5)
+
+
+def test_the_critics_figures_are_of_the_tokens_it_was_shown(model: Path) -> None:
+    """A process of several sees its share of a batch, in several micro-batches; the loss is of the whole batch."""
+    whole = batch()
+    shown = [micro for row in whole.sequences[:2] for micro in micro_batches([row], 10_000, torch.device("cpu"))]
+    nothing = torch.empty(0)
+    regression = ValueRegression(AlwaysHalf(), CRITIC)
+    assert regression.begin(whole)
+    losses = [regression.loss(micro, Forward(nothing, nothing, nothing, nn.Identity())) for micro in shown]
+    errors = torch.cat([gae(micro, torch.full((len(micro.row_C),), 0.5), CRITIC) for micro in shown])
+    targets = errors + 0.5
+    assert sum(losses).item() == pytest.approx(
+        errors.square().sum().item() / sum(row.completion_length for row in whole.sequences)
+    )
+    metrics = regression.metrics()
+    assert metrics["critic_target_mean"] == pytest.approx(targets.mean().item())
+    assert metrics["critic_explained"] == pytest.approx(
+        1 - errors.square().mean().item() / targets.var(correction=0).item()
+    )
 
 
 @BOTH

@@ -43,9 +43,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def policy(path: Path, dtype: torch.dtype = torch.float32) -> LoraPolicy:
+def policy(path: Path, dtype: torch.dtype = torch.float32, lora: LoraSettings = LORA, **options: bool) -> LoraPolicy:
     torch.manual_seed(1)
-    loaded = LoraPolicy.load(str(path), LORA, dtype=dtype, device=CPU)
+    loaded = LoraPolicy.load(str(path), lora, dtype=dtype, device=CPU, **options)
     for name, parameter in loaded.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)  # a fresh adapter is zero, which would hide mistakes
@@ -138,7 +138,8 @@ def test_a_model_that_does_not_pack_is_run_padded_with_the_same_result(qwen2: Pa
     torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-5)
 
 
-def test_models_with_attention_windows_do_not_pack_and_say_so_when_asked_to_share(tmp_path: Path) -> None:
+def windowed(path: Path) -> Path:
+    """A random Gemma 2, every other layer of which sees a window."""
     shape = {
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -147,8 +148,12 @@ def test_models_with_attention_windows_do_not_pack_and_say_so_when_asked_to_shar
         "head_dim": 8,
     }
     config = Gemma2Config(num_attention_heads=4, num_key_value_heads=2, final_logit_softcapping=None, **shape)
-    Gemma2ForCausalLM(config).save_pretrained(tmp_path)
-    adapted = policy(tmp_path)
+    Gemma2ForCausalLM(config).save_pretrained(path)
+    return path
+
+
+def test_models_with_attention_windows_do_not_pack_and_say_so_when_asked_to_share(tmp_path: Path) -> None:
+    adapted = policy(windowed(tmp_path))
     assert not adapted.packs
     with pytest.raises(ConfigError, match="share_prefixes is on"):
         Learner(adapted, [], replace(SETTINGS, share_prefixes="on"), steps=1, temperature=1.0)

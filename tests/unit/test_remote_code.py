@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from treeopo_cli.main import app
@@ -13,6 +14,8 @@ from typer.testing import CliRunner
 from tests.tiny_models import random_qwen2
 from treeopo.errors import ConfigError, ModelError
 from treeopo.learner.policy import load_base
+from treeopo.learner.settings import LearnerSettings
+from treeopo.learner.teacher import Teacher
 
 CODE = """from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -43,6 +46,18 @@ def test_it_is_refused_in_one_line_unless_asked_for(
         load_base(str(model), torch.float32)
     assert "\n" not in str(error.value)
     assert type(load_base(str(model), torch.float32, trust_remote_code=True)).__name__ == "OwnModel"
+
+
+def test_a_teacher_brings_its_code_on_the_same_terms(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        Teacher(str(model), LearnerSettings())
+    tokens = np.arange(9, dtype=np.int32)
+    (scores,) = Teacher(str(model), LearnerSettings(), trust_remote_code=True).score([tokens], [4])
+    assert scores.shape == (5,)
+    assert (scores < 0).all()
 
 
 @pytest.mark.parametrize("command", [["train", "s"], ["eval", "m"], ["mcts", "build"]])

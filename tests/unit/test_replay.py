@@ -1,10 +1,11 @@
 """Replayed completions are the teacher's own, and their importance-weighted gradient is the student's."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -172,8 +173,8 @@ def without_logprobs(tree: ProblemTree, nodes: Sequence[int]) -> ProblemTree:
     return replace(tree, teacher_logprobs=logprobs)
 
 
-def stored(trees: Sequence[ProblemTree]) -> TreeStore:
-    store = MemoryTreeStore(StoreMeta("characters", "t", {"search": {"branching": 5}}))
+def stored(trees: Sequence[ProblemTree], search: Mapping[str, object] = MappingProxyType({})) -> TreeStore:
+    store = MemoryTreeStore(StoreMeta("characters", "t", {"search": {"branching": 5, **search}}))
     with store.open_writer() as writer:
         writer.append(trees)
     return store.open_store()
@@ -193,6 +194,17 @@ def test_a_store_with_nothing_to_replay_is_one_clear_line(searched_store: TreeSt
     with pytest.raises(RunError, match=r"no teacher continuation to replay: \d+ lack log-probabilities") as error:
         find_continuations(stored(trees), 100)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("search", "complaint"),
+    [({"merge": "text"}, "stand for other wordings"), ({"actions": ["step", "rephrase"]}, "under the plain prompt")],
+)
+def test_a_store_whose_steps_are_no_samples_of_the_teacher_is_refused(
+    searched_store: TreeStore, search: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(RunError, match=complaint):
+        find_continuations(stored(searched_store.problems(0, 6), search), 100)
 
 
 def test_what_would_not_fit_is_left_out_and_counted() -> None:

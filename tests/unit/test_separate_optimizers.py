@@ -28,17 +28,14 @@ class Likelihood:
     def __init__(self, module: torch.nn.Linear | None = None, first: int = 0) -> None:
         self.module = module
         self._first = first
-        self._number = 0
 
-    def begin(self, batch: TrainBatch) -> None:
-        self._number = batch.number
+    def begin(self, batch: TrainBatch) -> bool:
+        return batch.number >= self._first
 
     def wants(self, sequence: TrainSequence) -> bool:
         return True
 
-    def loss(self, micro: MicroBatch, forward: Forward) -> Tensor | None:
-        if self._number < self._first:
-            return None
+    def loss(self, micro: MicroBatch, forward: Forward) -> Tensor:
         loss = -forward.logprobs_C.sum() / 10
         return loss if self.module is None else loss + self.module(forward.hidden_CH.detach().float()).square().mean()
 

@@ -87,6 +87,13 @@ class Team:
         owner = np.minimum((ends - 1) * self.size // ends[-1], self.size - 1)
         return [row for row, rank in zip(order, owner, strict=True) if rank == self.rank]
 
+    def most(self, count: int) -> int:
+        """The largest of every rank's counts."""
+        counts = torch.tensor(count)
+        if self.size > 1:
+            distributed.all_reduce(counts, distributed.ReduceOp.MAX)
+        return int(counts)
+
     def add(self, values: Tensor) -> Tensor:
         """The sum of every rank's `values`, in place."""
         if self.size > 1:

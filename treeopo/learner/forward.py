@@ -1,6 +1,6 @@
 """Batches through the policy: cut into packed micro-batches, and what the policy says of their completion tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -35,20 +35,23 @@ class PolicyForward:
         if settings.gradient_checkpointing:
             policy.checkpoint_activations()
 
-    def passes(self, sequences: Sequence[TrainSequence], load: Load) -> Iterator[tuple[MicroBatch, Forward]]:
-        """One training pass over `sequences`, a micro-batch at a time; what was run is added to `load`.
+    def cut(self, sequences: Sequence[TrainSequence]) -> list[MicroBatch]:
+        """The micro-batches of one pass over `sequences`."""
+        return list(micro_batches(sequences, self._budget, self._policy.device, share=self._share))
+
+    def __call__(self, micro: MicroBatch, load: Load) -> Forward:
+        """A training pass over a micro-batch; what was run is added to `load`.
 
         Under dropout a shared token is dropped alike in every sequence that shares it.
         """
-        for micro in self._micro_batches(sequences):
-            current_C = None
-            if self._dropout:
-                with torch.no_grad(), evaluating(self._policy.model):
-                    current_C = self._logprobs(micro)
-            hidden_CH, head = self._hidden(micro), self._policy.head
-            logprobs_C, entropy_C = logprobs_and_entropy(hidden_CH, head, micro.target_C, self._temperature)
-            load.add(micro.packing, self._policy.packs, entropy_C)
-            yield micro, Forward(logprobs_C, logprobs_C.detach() if current_C is None else current_C, hidden_CH, head)
+        current_C = None
+        if self._dropout:
+            with torch.no_grad(), evaluating(self._policy.model):
+                current_C = self._logprobs(micro)
+        hidden_CH, head = self._hidden(micro), self._policy.head
+        logprobs_C, entropy_C = logprobs_and_entropy(hidden_CH, head, micro.target_C, self._temperature)
+        load.add(micro.packing, self._policy.packs, entropy_C)
+        return Forward(logprobs_C, logprobs_C.detach() if current_C is None else current_C, hidden_CH, head)
 
     @torch.no_grad()
     def reference_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
@@ -69,12 +72,9 @@ class PolicyForward:
             for row, start in zip(sequences, offsets, strict=False)
         ]
         found = torch.empty(int(offsets[-1]))
-        for micro in self._micro_batches(places):
+        for micro in self.cut(places):
             found[micro.extras_C[_PLACE].long().cpu()] = self._logprobs(micro).float().cpu()
         return np.split(found.numpy(), offsets[1:-1])
-
-    def _micro_batches(self, sequences: Sequence[TrainSequence]) -> Iterator[MicroBatch]:
-        return micro_batches(sequences, self._budget, self._policy.device, share=self._share)
 
     def _hidden(self, micro: MicroBatch) -> Tensor:
         return embedding(micro.position_C, self._policy.packed_hidden_states(micro.packing))

@@ -2,21 +2,22 @@
 
 import math
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
+from torch import Tensor
 
 from treeopo.errors import DivergedError
 from treeopo.learner.descent import Descent
 from treeopo.learner.distributed import Team
 from treeopo.learner.forward import PolicyForward
 from treeopo.learner.load import Load
-from treeopo.learner.microbatch import MicroBatch
-from treeopo.learner.objectives import Forward, Objective, Separate, Terms
+from treeopo.learner.objectives import Objective, Separate, Terms
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings
 from treeopo.records import FloatArray, TrainBatch, TrainSequence
@@ -48,14 +49,17 @@ class Learner:
         self._nonfinite = NonFinite()
         self._settings = settings
         self._forward = PolicyForward(policy, settings, temperature)
-        self._optimizer = Descent(policy.trainable, settings.optimizer, steps)
-        self._summed = [term for term in objectives if not isinstance(term, Separate)]
-        self._separate = {
-            term.name: (term, Descent(term.parameters, term.optimizer, steps))
-            for term in objectives
-            if isinstance(term, Separate)
+        separate = [term for term in objectives if isinstance(term, Separate)]
+        self._terms: dict[str, list[Objective]] = {
+            "": [term for term in objectives if not isinstance(term, Separate)],
+            **{term.name: [term.objective] for term in separate},
         }
-        self._objectives: list[Objective] = [*self._summed, *(term.objective for term, _ in self._separate.values())]
+        self._optimizer = Descent(policy.trainable, settings.optimizer, steps)
+        self._descents = {
+            "": self._optimizer,
+            **{term.name: Descent(term.parameters, term.optimizer, steps) for term in separate},
+        }
+        self._modules = {term.name: term.module for term in separate if term.module is not None}
 
     def step(self, batch: TrainBatch) -> dict[str, float]:
         """Learn from `batch`; returns this step's metrics. Sequences that no term wants are not run through the model.
@@ -67,12 +71,19 @@ class Learner:
         """
         assert batch.number == self.version, f"batch {batch.number} reached a learner at version {self.version}"
         sequences = [row for row in batch.sequences if row.completion_length and self._is_wanted(row)]
-        for objective in self._objectives:
-            objective.begin(batch)
-        losses, load = dict.fromkeys(["", *self._separate], 0.0), Load()
+        begun = {name: [term for term in terms if term.begin(batch)] for name, terms in self._terms.items()}
+        begun = {name: terms for name, terms in begun.items() if terms}
+        losses, load = dict.fromkeys(self._terms, 0.0), Load()
         self.policy.model.train()
-        for micro, forward in self._forward.passes(self._team.share(sequences), load):
-            self._backward(micro, forward, losses)
+        micros = self._forward.cut(self._team.share(sequences))
+        idle = self._team.most(len(micros)) - len(micros) if self.policy.sharded else 0
+        for micro in micros:
+            forward = self._forward(micro, load)
+            found = {name: torch.stack([t.loss(micro, forward) for t in terms]).sum() for name, terms in begun.items()}
+            self._backward(found)
+            for name, loss in found.items():
+                losses[name] += loss.item()
+        self._keep_company(idle, begun, sequences)
         losses = self._add_over_team(losses, load)
         learning_rates = {name: descent.learning_rate for name, descent in self._descents.items()}
         norms = self._update(losses)
@@ -87,30 +98,32 @@ class Learner:
             metrics[f"{prefix}loss"] = losses[name]
             metrics[f"{prefix}grad_norm"] = norms[name]
             metrics[f"{prefix}learning_rate"] = learning_rates[name]
-        for objective in self._objectives:
-            metrics |= objective.metrics()
+        for term in self._all_terms:
+            metrics |= term.metrics()
         self.version += 1
         return metrics
 
     @property
-    def _descents(self) -> dict[str, Descent]:
-        """Every optimiser by the name of its term; the policy's has none."""
-        return {"": self._optimizer} | {name: descent for name, (_, descent) in self._separate.items()}
+    def _all_terms(self) -> Iterable[Objective]:
+        return chain.from_iterable(self._terms.values())
 
     def _is_wanted(self, sequence: TrainSequence) -> bool:
-        return any(objective.wants(sequence) for objective in self._objectives)
+        return any(term.wants(sequence) for term in self._all_terms)
 
-    def _backward(self, micro: MicroBatch, forward: Forward, losses: dict[str, float]) -> None:
-        """Add each optimiser's gradient of this micro-batch, and its loss to `losses`."""
-        summed = [loss for term in self._summed if (loss := term.loss(micro, forward)) is not None]
-        found = {"": torch.stack(summed).sum()} if summed else {}
-        for name, (term, _) in self._separate.items():
-            loss = term.objective.loss(micro, forward)
-            if loss is not None:
-                found[name] = loss
-        for left, (name, loss) in zip(reversed(range(len(found))), found.items(), strict=True):
+    def _backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Add the gradient of each optimiser's own loss to what it has gathered; all are of one forward pass."""
+        for left, (name, loss) in zip(reversed(range(len(losses))), losses.items(), strict=True):
             self._descents[name].backward(loss, keep_graph=left > 0)
-            losses[name] += loss.item()
+
+    def _keep_company(self, passes: int, begun: Iterable[str], sequences: Sequence[TrainSequence]) -> None:
+        """Run `passes` micro-batches only because others do: a sharded layer is whole for all at once or for none.
+
+        Each is the shortest sequence with a loss of zero, taken back through the policy as often as a real one is.
+        """
+        for _ in range(passes):
+            (micro,) = self._forward.cut([min(sequences, key=lambda row: len(row.token_ids))])
+            nothing = 0.0 * self._forward(micro, Load()).hidden_CH.sum()
+            self._backward({name: nothing for name in begun if name not in self._modules})
 
     def reference_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
         """Log-probabilities (C,) of each sequence's completion under the base model."""
@@ -119,6 +132,10 @@ class Learner:
     def policy_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
         """Log-probabilities (C,) of each sequence's completion under the policy, without dropout."""
         return self._forward.policy_logprobs(sequences)
+
+    def save_merged(self, path: Path) -> None:
+        """Have the first process of the team write the policy's weights (`LoraPolicy.save_merged`)."""
+        self.policy.save_merged(path if self._team.rank == 0 else None)
 
     def _add_over_team(self, losses: dict[str, float], load: Load) -> dict[str, float]:
         """Make gradients and sums those of the whole batch; the losses of it."""
@@ -143,11 +160,6 @@ class Learner:
                 "steps in a row; lower learner.optimizer.learning_rate, or look for what is wrong in the batch"
             )
         return norms
-
-    @property
-    def _modules(self) -> dict[str, torch.nn.Module]:
-        """Weights that are not the policy's, by the name of their term."""
-        return {name: term.module for name, (term, _) in self._separate.items() if term.module is not None}
 
     def save_state(self, directory: Path) -> None:
         """Write the adapter, the optimiser, the schedule and the random state into an existing directory."""

@@ -19,6 +19,7 @@ from treeopo.errors import ModelError
 from treeopo.learner.packed_attention import can_pack, pack_attention, packed_hidden_states, padded_hidden_states
 from treeopo.learner.packing import Packing
 from treeopo.learner.settings import LoraSettings
+from treeopo.learner.sharding import is_sharded, shard_layers, whole_modules
 
 
 class LoraPolicy:
@@ -26,6 +27,7 @@ class LoraPolicy:
 
     def __init__(self, model: PeftModel) -> None:
         self.model = model
+        self.sharded = is_sharded(model)
         self.device = next(model.parameters()).device
         self.packs = can_pack(model.get_base_model())
         if self.packs:
@@ -41,13 +43,16 @@ class LoraPolicy:
         device: torch.device,
         adapter: Path | None = None,
         trust_remote_code: bool = False,
+        sharded: bool = False,
     ) -> "LoraPolicy":
         """Load the base model `name` (hub name or directory) with a fresh adapter, or the one saved at `adapter`.
+
+        sharded: cut it over the processes of the team, which all load it and have met (`treeopo.learner.sharding`).
 
         Raises:
             ModelError: the model cannot be loaded, or transforms its logits in a way the learner does not follow.
         """
-        base = load_base(name, dtype, trust_remote_code).to(device)
+        base = load_base(name, dtype, trust_remote_code)
         base.config.use_cache = False
         if adapter is not None:
             model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, autocast_adapter_dtype=True)
@@ -65,7 +70,9 @@ class LoraPolicy:
             except ValueError as error:
                 raise ModelError(f"LoRA cannot be applied to {name!r}: {error}") from None
         _check_adapted(model, name)
-        return cls(model)
+        if sharded:
+            shard_layers(model, device)
+        return cls(model.to(device))
 
     @property
     def trainable(self) -> list[nn.Parameter]:
@@ -103,26 +110,39 @@ class LoraPolicy:
         self.model.save_pretrained(str(directory))
 
     @torch.no_grad()
-    def save_merged(self, path: Path) -> None:
+    def save_merged(self, path: Path | None) -> None:
         """Write the policy's weights under their checkpoint names, adapted ones as W + (alpha/r) B A.
 
         Embeddings and the head are left out: no adapter touches them, so an engine that loaded the base has them, and
-        they are most of a small model. The file appears whole.
+        they are most of a small model. The file appears whole. Without a path nothing is written; of a sharded policy
+        every process must call this, and one of them with a path.
         """
         merged: dict[str, Tensor] = {}
-        for name, module in self.model.get_base_model().named_modules():
+        for name, module in whole_modules(self.model.get_base_model()):
+            if path is None:
+                continue
             if isinstance(module, LoraLinear):
                 base = module.get_base_layer()
                 delta = module.get_delta_weight(module.active_adapters[0])
-                merged[f"{name}.weight"] = (base.weight.float() + delta.float()).to(base.weight.dtype)
-                if base.bias is not None:
-                    merged[f"{name}.bias"] = base.bias
-            elif not isinstance(module, nn.Embedding) and ".lora_" not in name and not name.endswith(".base_layer"):
-                own = module.named_parameters(recurse=False)
-                merged |= {f"{name}.{key}": parameter for key, parameter in own if module is not self.head}
-        partial = path.with_suffix(".partial")
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in merged.items()}, str(partial))
-        os.replace(partial, path)
+                own = {"weight": (base.weight.float() + delta.float()).to(base.weight.dtype), "bias": base.bias}
+            elif isinstance(module, nn.Embedding) or module is self.head or _is_adapter(name):
+                own = {}
+            else:
+                own = dict(module.named_parameters(recurse=False))
+            merged |= {f"{name}.{key}": _copy(tensor) for key, tensor in own.items() if tensor is not None}
+        if path is not None:
+            partial = path.with_suffix(".partial")
+            save_file(merged, str(partial))
+            os.replace(partial, path)
+
+
+def _is_adapter(name: str) -> bool:
+    """Whether the module of this name is part of an adapted one."""
+    return ".lora_" in name or name.endswith(".base_layer")
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 @contextmanager

@@ -64,6 +64,7 @@ class LearnerSettings:
     in a row end the run. dtype of the frozen base weights (None: bfloat16 on GPUs, float32 on CPUs); the adapter is
     always float32. threads: torch's on a CPU. microbatch_tokens: of a forward pass, a shared prefix counted once.
     share_prefixes: compute it once (auto: where the model can). gradient_checkpointing: less memory, one more forward.
+    fsdp: cut the frozen base over the processes that torchrun started, for one that does not fit a single GPU.
     deterministic: torch's algorithms that give the same bits each time, slower on GPUs; one that cannot is an error.
     """
 
@@ -81,6 +82,7 @@ class LearnerSettings:
     microbatch_tokens: int = 16384
     share_prefixes: Literal["auto", "on", "off"] = "auto"
     gradient_checkpointing: bool = False
+    fsdp: bool = False
     lora: LoraSettings = LoraSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
 

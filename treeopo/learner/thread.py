@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -46,7 +46,13 @@ def load_learner(
     _make_deterministic(settings.deterministic)
     torch.manual_seed(seed)
     policy = LoraPolicy.load(
-        model, settings.lora, dtype=dtype, device=device, adapter=adapter, trust_remote_code=trust_remote_code
+        model,
+        settings.lora,
+        dtype=dtype,
+        device=device,
+        adapter=adapter,
+        trust_remote_code=trust_remote_code,
+        sharded=settings.fsdp,
     )
     learner = Learner(policy, objectives(policy), settings, steps=steps, temperature=temperature, team=team)
     if checkpoint:
@@ -107,19 +113,20 @@ class LearnerThread:
         return self._learner.version
 
     async def step(self, batch: TrainBatch) -> dict[str, float]:
-        await self._call(self._team.send, batch)
-        return await self._call(self._learner.step, batch)
+        return await self._call(self._together, "step", batch)
 
     async def reference_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
-        return await self._call(self._learner.reference_logprobs, sequences)
+        return await self._call(self._run_model, "reference_logprobs", sequences)
 
     async def policy_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
-        return await self._call(self._learner.policy_logprobs, sequences)
+        return await self._call(self._run_model, "policy_logprobs", sequences)
 
     async def save_policy(self, carrier: Carrier, path: Path) -> None:
         """Write the policy in the form in which it travels: a safetensors file, or an adapter directory."""
-        policy = self._learner.policy
-        await self._call(policy.save_merged if carrier is Carrier.MERGED else policy.save_adapter, path)
+        if carrier is Carrier.MERGED:
+            await self._call(self._run_model, "save_merged", path)
+        else:
+            await self.save_adapter(path)
 
     async def save_adapter(self, directory: Path) -> None:
         await self._call(self._learner.policy.save_adapter, directory)
@@ -142,6 +149,17 @@ class LearnerThread:
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
         self._team.dismiss()
+
+    def _run_model(self, method: str, argument: object) -> Any:
+        """Call a method of the learner that needs its whole base: every process's, if that is cut over them."""
+        if self._learner.policy.sharded:
+            return self._together(method, argument)
+        return getattr(self._learner, method)(argument)
+
+    def _together(self, method: str, argument: object) -> Any:
+        """Call a method of every process's learner at once; what this one's returns."""
+        self._team.send((method, argument))
+        return getattr(self._learner, method)(argument)
 
     async def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         assert not kwargs

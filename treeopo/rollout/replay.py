@@ -48,8 +48,9 @@ def find_continuations(store: TreeStore, max_sequence_tokens: int) -> Continuati
     """Read a store once and find what can be replayed from it.
 
     Raises:
-        RunError: nothing can.
+        RunError: nothing can, or steps of the store are not samples of the teacher's own distribution.
     """
+    _check_steps_are_samples(store)
     structure = store.structure()
     parent_P = np.where(structure.parent < 0, -1, structure.first_node[structure.problem] + structure.parent)
     last_P = _ends(parent_P, structure.depth, structure.terminal, structure.action)
@@ -73,6 +74,22 @@ def find_continuations(store: TreeStore, max_sequence_tokens: int) -> Continuati
         tries_P=tries_P,
         unknown=unknown,
         too_long=too_long,
+    )
+
+
+def _check_steps_are_samples(store: TreeStore) -> None:
+    """A step merged by text lacks the probability of its other wordings; A3 to A5 ask under prompts of their own."""
+    search = store.meta.search.get("search")
+    settings = search if isinstance(search, dict) else {}
+    merge, actions = settings.get("merge", "tokens"), settings.get("actions", [])
+    if merge == "text":
+        asked = "search.merge text, whose steps stand for other wordings too"
+    elif not set(actions) <= {"step", "solution"}:
+        asked = f"search.actions {', '.join(actions)}, not all of them asked for under the plain prompt"
+    else:
+        return
+    raise RunError(
+        f"the store was built with {asked}: there is no teacher's distribution to weigh them by; use tree-opo"
     )
 
 

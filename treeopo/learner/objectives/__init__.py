@@ -26,16 +26,18 @@ class Forward:
 
 
 class Objective(Protocol):
-    """One term. `begin` sees the whole batch, so that the losses of its micro-batches add up to the batch's loss."""
+    """One term of a loss, asked about each step's whole batch first and then about its micro-batches."""
 
-    def begin(self, batch: TrainBatch) -> None: ...
+    def begin(self, batch: TrainBatch) -> bool:
+        """Whether this step is for it; sees the whole batch, so that its micro-batches' losses add up to its loss."""
+        ...
 
     def wants(self, sequence: TrainSequence) -> bool:
         """Whether it has anything to learn from `sequence`; what no term wants is not run through the model."""
         ...
 
-    def loss(self, micro: MicroBatch, forward: Forward) -> Tensor | None:
-        """Its share of the batch's loss; None if this step is not for it."""
+    def loss(self, micro: MicroBatch, forward: Forward) -> Tensor:
+        """Its share of the batch's loss, in a step that is for it."""
         ...
 
     def metrics(self) -> Mapping[str, float]:

@@ -23,16 +23,14 @@ class Actor:
         self._settings = settings
         self._warm = False
 
-    def begin(self, batch: TrainBatch) -> None:
-        self._policy_gradient.begin(batch)
+    def begin(self, batch: TrainBatch) -> bool:
         self._warm = batch.number >= self._settings.warmup_steps
+        return self._policy_gradient.begin(batch) and self._warm
 
     def wants(self, sequence: TrainSequence) -> bool:
         return True
 
-    def loss(self, micro: MicroBatch, forward: Forward) -> Tensor | None:
-        if not self._warm:
-            return None
+    def loss(self, micro: MicroBatch, forward: Forward) -> Tensor:
         with torch.no_grad():
             value_C = self._critic(micro, forward)
         return self._policy_gradient.loss(replace(micro, advantage_C=gae(micro, value_C, self._settings)), forward)
@@ -51,9 +49,10 @@ class ValueRegression:
         self._tokens = 1
         self._sums = np.zeros(4)  # tokens, targets, their squares, squared errors
 
-    def begin(self, batch: TrainBatch) -> None:
+    def begin(self, batch: TrainBatch) -> bool:
         self._tokens = max(1, sum(row.completion_length for row in batch.sequences))
         self._sums = np.zeros(4)
+        return True
 
     def wants(self, sequence: TrainSequence) -> bool:
         return True

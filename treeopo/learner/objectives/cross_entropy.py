@@ -13,8 +13,9 @@ class CrossEntropy:
     def __init__(self) -> None:
         self._total = 1
 
-    def begin(self, batch: TrainBatch) -> None:
+    def begin(self, batch: TrainBatch) -> bool:
         self._total = sum(row.completion_length for row in batch.sequences)
+        return True
 
     def wants(self, sequence: TrainSequence) -> bool:
         return True

@@ -19,9 +19,10 @@ class DirectValue:
         self._steps = 1.0
         self._seen = self._squares = self._log_ratio = 0.0
 
-    def begin(self, batch: TrainBatch) -> None:
+    def begin(self, batch: TrainBatch) -> bool:
         self._steps = float(sum(row.extras[Column.STEP_START].sum() for row in batch.sequences))
         self._seen = self._squares = self._log_ratio = 0.0
+        return True
 
     def wants(self, sequence: TrainSequence) -> bool:
         return True

@@ -38,9 +38,10 @@ class KlToTeacher:
         self._total = 1.0
         self._kl = self._tokens = 0.0
 
-    def begin(self, batch: TrainBatch) -> None:
+    def begin(self, batch: TrainBatch) -> bool:
         self._total = total(batch, self._learner)
         self._kl = self._tokens = 0.0
+        return True
 
     def wants(self, sequence: TrainSequence) -> bool:
         return True

@@ -20,9 +20,10 @@ class PolicyGradient:
         self._total = 1.0
         self._mismatch = Mismatch()
 
-    def begin(self, batch: TrainBatch) -> None:
+    def begin(self, batch: TrainBatch) -> bool:
         self._total = total(batch, self._settings)
         self._mismatch = Mismatch()
+        return True
 
     def wants(self, sequence: TrainSequence) -> bool:
         return bool(sequence.advantages.any())
