@@ -138,8 +138,9 @@ class Task:
     tokenizer: ModelTokenizer
 
     @classmethod
-    def of(cls, problems: int) -> "Task":
-        config = load_config(BuildConfig, file=None, flags={"output": Path("unused"), "limit": problems})
+    def of(cls, problems: int, at_once: int) -> "Task":
+        flags = {"output": Path("unused"), "limit": problems, "concurrency": at_once}
+        config = load_config(BuildConfig, file=None, flags=flags)
         tokenizer = ModelTokenizer(str(runs.embedded(config.problems).teacher))
         problem_set = load_problem_set(config.problems, config.limit)
         return cls(config, problem_set, Prompter(tokenizer, config.prompt, problem_set), tokenizer)
@@ -173,8 +174,8 @@ class Task:
         return completion.finish_reason is FinishReason.STOP and bool(await grader(problem, completion.text))
 
 
-async def compare_engine(problems: int) -> None:
-    task = Task.of(problems)
+async def compare_engine(problems: int, at_once: int) -> None:
+    task = Task.of(problems, at_once)
     config, search = task.config, task.config.search
     room = max(len(task.prompter(problem)) for problem in task.problem_set) + search.max_solution_tokens
     teacher = str(runs.embedded(config.problems).teacher)
@@ -216,7 +217,8 @@ def main() -> None:
     command.set_defaults(measure=bookkeeping)
     command = commands.add_parser("engine")
     command.add_argument("--problems", type=int, default=64)
-    command.set_defaults(measure=lambda arguments: asyncio.run(compare_engine(arguments.problems)))
+    command.add_argument("--at-once", type=int, default=BuildConfig.model_fields["concurrency"].default)
+    command.set_defaults(measure=lambda arguments: asyncio.run(compare_engine(arguments.problems, arguments.at_once)))
     arguments = parser.parse_args()
     arguments.measure(arguments)
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from treeopo.engines.adapter_versions import AdapterVersions
 from treeopo.engines.settings import Adapters, EngineOptions
+from treeopo.engines.stops import Ending, StopTokens
 from treeopo.engines.vllm_process import check_positions, choose_carrier, first_line, start_process
 from treeopo.errors import EngineDeadError, EngineError, ModelError
 from treeopo.records import Carrier, Completion, FinishReason, FloatArray, IntArray, Request
@@ -45,6 +46,7 @@ class VllmEngine:
         self._version = 0
         self._finished_tokens = 0
         self._adapters = AdapterVersions(llm)
+        self._stops = StopTokens(llm.get_tokenizer())
         self._closed = False
 
     @classmethod
@@ -90,9 +92,10 @@ class VllmEngine:
 
     async def generate(self, request: Request) -> Completion:
         """See `Generate`. A prompt that leaves no room for `max_tokens` is refused, never cut."""
-        output, version = await self._run(request.token_ids, request.max_tokens, _parameters(request))
-        text = output.outputs[0].text if request.stop else self._decode(output.outputs[0].token_ids)
-        return _completion(output.outputs[0], text, version)
+        parameters = _parameters(request, self._stops.holding(request.stop))
+        output, version = await self._run(request.token_ids, request.max_tokens, parameters)
+        ending = self._stops.end(output.outputs[0].token_ids, request.stop)
+        return _completion(output.outputs[0], ending, version)
 
     async def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
         """See `ScoreTokens`. vLLM scores a prompt, and samples a token after it that nobody asked for.
@@ -182,18 +185,17 @@ class VllmEngine:
         if self._thread is not None:
             self._thread.shutdown(wait=False)
 
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        text: str = self._llm.get_tokenizer().decode(
-            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
-
     def _dead(self) -> EngineDeadError:
         return EngineDeadError(f"the vLLM engine process died; its log is {self.log}")
 
 
-def _parameters(request: Request) -> Any:
-    """vLLM's `SamplingParams`: the whole distribution (no top-p, no top-k), log-probabilities of what was sampled."""
+def _parameters(request: Request, stop_tokens: list[int]) -> Any:
+    """vLLM's `SamplingParams`: the whole distribution (no top-p, no top-k), log-probabilities of what was sampled.
+
+    Stop strings are left to `stop_tokens` where there are any. Looking for strings would have this process, the
+    learner's, make text token by token, and the engine go on until it is told.
+    """
+    stop = () if stop_tokens else request.stop
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -201,9 +203,10 @@ def _parameters(request: Request) -> Any:
         max_tokens=request.max_tokens,
         temperature=request.temperature,
         seed=request.seed,
-        stop=list(request.stop) or None,
+        stop=list(stop) or None,
+        stop_token_ids=stop_tokens or None,
         include_stop_str_in_output=True,
-        detokenize=bool(request.stop),  # token by token it would cost this process, the learner's
+        detokenize=bool(stop),
         logprobs=0,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
@@ -226,14 +229,14 @@ def _prompt_logprobs(output: Any, prefix_length: int) -> FloatArray:
     return np.array([entry[token].logprob for entry, token in after], np.float32)
 
 
-def _completion(output: Any, text: str, version: int) -> Completion:
-    """vLLM's `CompletionOutput` as a record.
+def _completion(output: Any, ending: Ending, version: int) -> Completion:
+    """vLLM's `CompletionOutput`, up to its ending, as a record.
 
     version: the adapter's, or 0 for the weights that the engine started with; spans of merged weights, which vLLM
     reports, replace it.
     """
-    token_ids = np.asarray(output.token_ids, dtype=np.int32)
-    chosen = [step[token].logprob for step, token in zip(output.logprobs, output.token_ids, strict=True)]
+    token_ids = np.asarray(output.token_ids[: ending.length], dtype=np.int32)
+    chosen = [output.logprobs[index][token].logprob for index, token in enumerate(token_ids.tolist())]
     versions = np.full(len(token_ids), version, dtype=np.int32)
     for span in output.weight_versions or ():
         if span.version != "default":
@@ -242,8 +245,8 @@ def _completion(output: Any, text: str, version: int) -> Completion:
         token_ids=token_ids,
         logprobs=np.asarray(chosen, dtype=np.float32),
         versions=versions,
-        text=text,
-        finish_reason=FinishReason(output.finish_reason),
+        text=ending.text,
+        finish_reason=FinishReason.STOP if ending.stopped else FinishReason(output.finish_reason),
     )
 
 

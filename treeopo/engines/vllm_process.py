@@ -44,9 +44,10 @@ def _start(model: str, options: EngineOptions, adapters: Adapters | None) -> Any
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    # On a CPU, a prefill in chunks kills the engine when its request has a seed (no generator offsets there).
+    # On a CPU, a prefill in chunks kills the engine when its request has a seed (no generator offsets there). Blocks are
+    # of 128 tokens by default, so that the prefixes of short problems would never be cached; 32 is the least it takes.
     by_platform: dict[str, Any] = (
-        {"enforce_eager": True, "enable_chunked_prefill": False}
+        {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
         if current_platform.is_cpu()
         else {"gpu_memory_utilization": options.gpu_memory_share}
     )
