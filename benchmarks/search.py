@@ -1,13 +1,15 @@
 """What a search costs: its bookkeeping alone, and what it leaves of a real engine's speed.
 
     python benchmarks/search.py bookkeeping [--problems 400]   node expansions per CPU second and bytes a node
-    python benchmarks/search.py engine [--problems 64]         vLLM under a build, against a flat batch and one by one
+    python benchmarks/search.py engine [--problems 192]        vLLM under a build, against a flat batch and one by one
+    python benchmarks/search.py solved [--problems 128]        problems solved by search and by sampling, equal tokens
 
 bookkeeping: a canned engine answers from a list, so its own time can be measured alone (the same requests, no search)
     and taken off. Each problem is searched with the default settings; an expansion is a node added to a tree.
 engine: the embedded teacher. A build of all problems at once; the same requests in one flat batch; the same build one
-    problem, and so one call, at a time. The prefix cache is emptied before each. Then whole solutions are sampled, one
-    more of every problem until that has taken as many tokens: how many problems each solves.
+    problem, and so one call, at a time. The prefix cache is emptied before each.
+solved: the embedded teacher and the embedded student, which often fails, as the teacher of a search; by rollouts a
+    problem. Whole solutions are sampled, one more of every problem until that has taken as many tokens as the search.
 """
 
 import argparse
@@ -36,6 +38,7 @@ from treeopo.problems.grader import open_grader
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import Prompter
 from treeopo.problems.spec import load_problem_set
+from treeopo.problems.staged_arithmetic import Difficulty
 from treeopo.records import Completion, FinishReason, Problem, Request
 from treeopo.search.build import build_trees
 from treeopo.search.settings import SearchSettings
@@ -138,9 +141,8 @@ class Task:
     tokenizer: ModelTokenizer
 
     @classmethod
-    def of(cls, problems: int, at_once: int) -> "Task":
-        flags = {"output": Path("unused"), "limit": problems, "concurrency": at_once}
-        config = load_config(BuildConfig, file=None, flags=flags)
+    def of(cls, problems: int, **flags: object) -> "Task":
+        config = load_config(BuildConfig, file=None, flags={"output": Path("unused"), "limit": problems, **flags})
         tokenizer = ModelTokenizer(str(runs.embedded(config.problems).teacher))
         problem_set = load_problem_set(config.problems, config.limit)
         return cls(config, problem_set, Prompter(tokenizer, config.prompt, problem_set), tokenizer)
@@ -173,13 +175,38 @@ class Task:
         completion = await recorded.generate(request)
         return completion.finish_reason is FinishReason.STOP and bool(await grader(problem, completion.text))
 
+    def start(self, model: Path) -> VllmEngine:
+        """An engine with room for the longest problem's prompt and solution."""
+        longest = max(len(self.prompter(problem)) for problem in self.problem_set)
+        room = longest + self.config.search.max_solution_tokens
+        return VllmEngine.start(str(model), replace(self.config.engine, max_model_tokens=room))
 
-async def compare_engine(problems: int, at_once: int) -> None:
-    task = Task.of(problems, at_once)
-    config, search = task.config, task.config.search
-    room = max(len(task.prompter(problem)) for problem in task.problem_set) + search.max_solution_tokens
-    teacher = str(runs.embedded(config.problems).teacher)
-    engine = VllmEngine.start(teacher, replace(config.engine, max_model_tokens=room))
+
+async def compare_solved(problems: int) -> None:
+    for difficulty in Difficulty:
+        spec = f"staged-arithmetic:{difficulty}:train"
+        models = runs.embedded(spec)
+        for name, model in (("teacher", models.teacher), ("student", models.student)):
+            engine = Task.of(problems, problems=spec).start(model)
+            try:
+                for rollouts in (2, 4, 8, 16):
+                    task = Task.of(problems, problems=spec, **{"search.rollouts": rollouts})
+                    recorded = Recorded(engine)
+                    solved = await task.build(recorded, task.config.concurrency)
+                    sampled = await task.sample(Recorded(engine), recorded.tokens)
+                    print(
+                        f"{difficulty:8} {name:8} {rollouts:2} rollouts, {recorded.tokens:7,} tokens: "
+                        f"{solved} of {problems} by the search, {sampled} by sampling",
+                        flush=True,
+                    )
+            finally:
+                await engine.close()
+
+
+async def compare_engine(problems: int) -> None:
+    task = Task.of(problems)
+    config = task.config
+    engine = task.start(runs.embedded(config.problems).teacher)
 
     async def timed(side: Callable[[Recorded], Awaitable[Any]]) -> tuple[float, Recorded]:
         await engine._llm.reset_prefix_cache()
@@ -189,8 +216,7 @@ async def compare_engine(problems: int, at_once: int) -> None:
 
     try:
         warm = Recorded(engine)
-        solved = await task.build(warm, config.concurrency)
-        sampled = await task.sample(Recorded(engine), warm.tokens)
+        await task.build(warm, config.concurrency)
         built, flat = [], []
         for _ in range(3):
             built.append(await timed(lambda recorded: task.build(recorded, config.concurrency)))
@@ -206,7 +232,6 @@ async def compare_engine(problems: int, at_once: int) -> None:
     print(f"flat batch  {straight:8,.0f} tokens/s; ratio {rate / straight:.2f} (goal 0.85)")
     print(f"one by one  {alone[1].tokens / alone[0]:8,.0f} tokens/s, {alone[0]:.1f} s; build {searched:.1f} s")
     print(f"the build takes one part in {alone[0] / searched:.1f} (goal 10)")
-    print(f"solved      {solved} of {problems} by the search, {sampled} by sampling whole solutions, equal tokens")
 
 
 def main() -> None:
@@ -216,9 +241,11 @@ def main() -> None:
     command.add_argument("--problems", type=int, default=400)
     command.set_defaults(measure=bookkeeping)
     command = commands.add_parser("engine")
-    command.add_argument("--problems", type=int, default=64)
-    command.add_argument("--at-once", type=int, default=BuildConfig.model_fields["concurrency"].default)
-    command.set_defaults(measure=lambda arguments: asyncio.run(compare_engine(arguments.problems, arguments.at_once)))
+    command.add_argument("--problems", type=int, default=192)
+    command.set_defaults(measure=lambda arguments: asyncio.run(compare_engine(arguments.problems)))
+    command = commands.add_parser("solved")
+    command.add_argument("--problems", type=int, default=128)
+    command.set_defaults(measure=lambda arguments: asyncio.run(compare_solved(arguments.problems)))
     arguments = parser.parse_args()
     arguments.measure(arguments)
 

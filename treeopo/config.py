@@ -158,7 +158,7 @@ class BuildConfig(Section):
     problems: str = "staged-arithmetic:easy:train"
     limit: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
-    concurrency: int = Field(64, ge=1)
+    concurrency: int = Field(128, ge=1)
     search: Annotated[SearchSettings, _known_keys(SearchSettings)] = SearchSettings()
     prompt: Prompt = PromptSettings()
     grading: Grading = GradingSettings()

@@ -1,4 +1,4 @@
-"""Stop strings as stop tokens: vLLM then ends a request by itself and makes no text, token by token, to find them in."""
+"""Stop strings as stop tokens: vLLM then ends a request by itself, and nobody makes text of each token to find them."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

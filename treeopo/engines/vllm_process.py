@@ -44,8 +44,8 @@ def _start(model: str, options: EngineOptions, adapters: Adapters | None) -> Any
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    # On a CPU, a prefill in chunks kills the engine when its request has a seed (no generator offsets there). Blocks are
-    # of 128 tokens by default, so that the prefixes of short problems would never be cached; 32 is the least it takes.
+    # On a CPU, a prefill in chunks kills the engine when its request has a seed (no generator offsets there). Cached
+    # blocks are of 128 tokens by default, longer than many a prefix of a short problem; 32 is the least it takes.
     by_platform: dict[str, Any] = (
         {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
         if current_platform.is_cpu()
