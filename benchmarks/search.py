@@ -141,8 +141,8 @@ class Task:
     tokenizer: ModelTokenizer
 
     @classmethod
-    def of(cls, problems: int, **flags: object) -> "Task":
-        config = load_config(BuildConfig, file=None, flags={"output": Path("unused"), "limit": problems, **flags})
+    def of(cls, limit: int, **flags: object) -> "Task":
+        config = load_config(BuildConfig, file=None, flags={"output": Path("unused"), "limit": limit, **flags})
         tokenizer = ModelTokenizer(str(runs.embedded(config.problems).teacher))
         problem_set = load_problem_set(config.problems, config.limit)
         return cls(config, problem_set, Prompter(tokenizer, config.prompt, problem_set), tokenizer)
