@@ -164,15 +164,6 @@ class BuildConfig(Section):
     grading: Grading = GradingSettings()
     engine: Engine = EngineOptions()
 
-    @model_validator(mode="after")
-    def _teacher_can_score(self) -> Self:
-        require(
-            not (self.engine.urls and self.search.asks_otherwise),
-            "search.actions: subquestion, reanswer and rephrase (A3-A5) need an in-process teacher, which scores their "
-            "steps; leave out --engine, or these actions",
-        )
-        return self
-
 
 class EvalConfig(Section):
     model: str | None = None  # None: the embedded student

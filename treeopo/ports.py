@@ -61,7 +61,13 @@ class Engine(Generate, PublishPolicy, Protocol):
     async def close(self) -> None: ...
 
 
-class ScoringEngine(Engine, ScoreTokens, Protocol):
+class Scorer(ScoreTokens, Protocol):
+    """`ScoreTokens` that is to be closed; an engine that scores is closed once, whatever it was used for."""
+
+    async def close(self) -> None: ...
+
+
+class ScoringEngine(Engine, Scorer, Protocol):
     """An engine that also scores, by the policy that it serves."""
 
 

@@ -23,7 +23,7 @@ from treeopo_storage import IMPORTED, StoreMeta, TreeStore, create_store, open_s
 from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
 
 from treeopo.config import BuildConfig, EvalConfig, TrainConfig
-from treeopo.engines.launch import start_engine, start_scoring_engine
+from treeopo.engines.launch import start_engine, start_scorer
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ModelError, ProblemError, RunError, require
 from treeopo.evaluation.accuracy import Graded, Question, Scores
@@ -36,6 +36,7 @@ from treeopo.inspection import overview
 from treeopo.methods import Need, find_method
 from treeopo.metrics import read_metrics
 from treeopo.model_card import model_card
+from treeopo.ports import Scorer
 from treeopo.problems.grader import Grader, open_grader
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import STOP_KEY, Prompter, PromptSettings
@@ -118,10 +119,12 @@ async def _search(
     if scores:  # room for the prompts of the actions, and for the one token that follows a solution when it is scored
         longest = max([longest + 1, *(action_prompts.longest(p.question) for p in problem_set.problems[first:])])
     options = replace(config.engine, max_model_tokens=longest + config.search.max_solution_tokens)
-    scorer = await start_scoring_engine(meta.teacher, options) if scores else None
-    engine = scorer or await start_engine(meta.teacher, options)
+    engine = await start_engine(meta.teacher, options)
+    scorer: Scorer | None = None
     began = time.monotonic()
     try:
+        if scores:
+            scorer = await start_scorer(meta.teacher, options, engine)
         if not config.output.exists():
             create_store(config.output, meta)
         with open_writer(config.output) as writer:
@@ -142,6 +145,8 @@ async def _search(
                 score=scorer,
             )
     finally:
+        if scorer is not None:
+            await scorer.close()
         await engine.close()
 
 

@@ -161,6 +161,30 @@ def test_a_store_is_built_a_student_trained_and_evaluated_by_url_and_the_key_is_
     assert KEY.encode() not in str(meta).encode()
 
 
+def test_a_teacher_behind_a_url_scores_the_steps_whose_log_probabilities_nobody_knows(
+    server: Server, model: Path, tmp_path: Path
+) -> None:
+    """At another temperature than 1 that is every step, whichever action asked for it."""
+    (tmp_path / "rephrase.txt").write_text("{question}\n\n")
+    actions = ["search.actions=['step', 'solution', 'rephrase']", f"search.templates={tmp_path}"]
+    settings = [*actions, "search.temperature=0.9", "search.max_step_tokens=8", "search.max_solution_tokens=16"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    store = tmp_path / "trees.zarr"
+    treeopo("mcts", "build", "--teacher", model, "--limit", 2, "-o", store, "--engine", server.url, *options)
+    teacher = AutoModelForCausalLM.from_pretrained(model).eval()
+    for tree in open_store(store).problems(0, 2):
+        assert np.isfinite(tree.teacher_logprobs[tree.token_offsets[1] :]).all()
+        leaf = int(np.flatnonzero(tree.terminal)[0])
+        spans = [slice(*tree.token_offsets[step : step + 2]) for step in tree.path(leaf)]
+        token_ids = torch.tensor(np.concatenate([tree.token_ids[span] for span in spans]).astype(np.int64))
+        with torch.no_grad():
+            logprobs = torch.log_softmax(teacher(input_ids=token_ids[None]).logits[0].float(), dim=-1)
+        said = len(token_ids) - (spans[0].stop - spans[0].start)
+        expected = logprobs[-said - 1 : -1].gather(1, token_ids[-said:, None])[:, 0].numpy()
+        stored = np.concatenate([tree.teacher_logprobs[span] for span in spans[1:]])
+        np.testing.assert_allclose(stored, expected, atol=1e-5)
+
+
 def treeopo(*arguments: object) -> str:
     command = [sys.executable, "-m", "treeopo_cli.main", *map(str, arguments)]
     environment = os.environ | {"TREEOPO_API_KEY": KEY}

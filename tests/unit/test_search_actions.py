@@ -11,11 +11,8 @@ import numpy as np
 import pytest
 from treeopo_storage import Action, ProblemTree
 
-from treeopo.config import BuildConfig, load_config
 from treeopo.engines.in_process import _prompt_logprobs
-from treeopo.engines.launch import start_scoring_engine
 from treeopo.engines.scripted import CharTokenizer, Pieces, ScriptedEngine, ScriptedPolicy
-from treeopo.engines.settings import EngineOptions
 from treeopo.errors import ConfigError, EngineError
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import Prompter, PromptSettings
@@ -318,17 +315,6 @@ def test_actions_that_cannot_be_are_refused_in_one_line(settings: dict[str, obje
     with pytest.raises(ConfigError, match=complaint) as caught:
         SearchSettings(**settings)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
-
-
-async def test_servers_are_refused_as_teachers_that_score() -> None:
-    urls = ("http://127.0.0.1:1",)
-    flags = {"output": "s.zarr", "engine.urls": urls}
-    assert load_config(BuildConfig, file=None, flags=flags).engine.urls == urls
-    with pytest.raises(ConfigError, match="need an in-process teacher") as caught:
-        load_config(BuildConfig, file=None, flags=flags | {"search.actions": ["step", "rephrase"]})
-    assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigError, match="servers are not asked for scores"):
-        await start_scoring_engine("any", EngineOptions(urls=urls))
 
 
 def test_of_a_prompt_that_vllm_scored_the_tokens_after_the_prefix_count() -> None:

@@ -8,8 +8,7 @@ from treeopo.engines.balanced import BalancedEngine
 from treeopo.engines.in_process import VllmEngine
 from treeopo.engines.restarting import RestartingEngine
 from treeopo.engines.settings import Adapters, EngineOptions
-from treeopo.errors import require
-from treeopo.ports import Engine, ScoringEngine
+from treeopo.ports import Engine, Scorer
 
 
 async def start_engine(model: str, options: EngineOptions, adapters: Adapters | None = None) -> Engine:
@@ -30,15 +29,18 @@ async def start_engine(model: str, options: EngineOptions, adapters: Adapters | 
     return await RestartingEngine.open(partial(_start_in_process, model, options, adapters), options.restart)
 
 
-async def start_scoring_engine(model: str, options: EngineOptions) -> ScoringEngine:
-    """An engine started here that serves `model` as policy version 0 and scores by it.
+async def start_scorer(model: str, options: EngineOptions, engine: Engine) -> Scorer:
+    """What scores by the model that `engine` serves: the same servers, or the engine itself if it was started here.
 
     Raises:
-        ConfigError: `options` name servers, which are not asked for scores.
-        ModelError: the model cannot be served, or vLLM is not installed.
+        InputError: a server cannot be used. EngineDeadError: one cannot be reached.
     """
-    require(not options.urls, "engine.urls: servers are not asked for scores; leave it out to start an engine here")
-    return await RestartingEngine.open(partial(_start_in_process, model, options, None), options.restart)
+    if options.urls:
+        from treeopo.engines.server_scores import ServerScores
+
+        return await ServerScores.start(model, options)
+    assert isinstance(engine, RestartingEngine), "an engine without servers was started here"
+    return engine
 
 
 async def _start_in_process(model: str, options: EngineOptions, adapters: Adapters | None) -> VllmEngine:
