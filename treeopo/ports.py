@@ -19,7 +19,7 @@ class Generate(Protocol):
 
 
 class ScoreTokens(Protocol):
-    """Log-probabilities of given tokens under a teacher, at temperature 1."""
+    """Log-probabilities of given tokens at temperature 1: under a teacher, or the newest policy of an engine."""
 
     async def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
         """Of every token after the prefix, (C,) a sequence, in the order given; a prefix has a token at least."""
@@ -46,8 +46,8 @@ class PublishPolicy(Protocol):
     async def publish(self, version: int, path: Path) -> None: ...
 
 
-class Engine(Generate, PublishPolicy, Protocol):
-    """An engine that both generates and takes new policies; `close` leaves no process of its own behind.
+class Engine(Generate, ScoreTokens, PublishPolicy, Protocol):
+    """An engine that generates, scores and takes new policies; `close` leaves no process of its own behind.
 
     peak_memory_mib: the most memory its processes held so far, 0 where that is not this machine's to know. restarts:
     how often it died or hung and was brought back.
@@ -59,16 +59,6 @@ class Engine(Generate, PublishPolicy, Protocol):
     def peak_memory_mib(self) -> float: ...
 
     async def close(self) -> None: ...
-
-
-class Scorer(ScoreTokens, Protocol):
-    """`ScoreTokens` that is to be closed; an engine that scores is closed once, whatever it was used for."""
-
-    async def close(self) -> None: ...
-
-
-class ScoringEngine(Engine, Scorer, Protocol):
-    """An engine that also scores, by the policy that it serves."""
 
 
 class Grade(Protocol):

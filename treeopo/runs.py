@@ -23,7 +23,7 @@ from treeopo_storage import IMPORTED, StoreMeta, TreeStore, create_store, open_s
 from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
 
 from treeopo.config import BuildConfig, EvalConfig, TrainConfig
-from treeopo.engines.launch import start_engine, start_scorer
+from treeopo.engines.launch import start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ModelError, ProblemError, RunError, require
 from treeopo.evaluation.accuracy import Graded, Question, Scores
@@ -36,7 +36,6 @@ from treeopo.inspection import overview
 from treeopo.methods import Need, find_method
 from treeopo.metrics import read_metrics
 from treeopo.model_card import model_card
-from treeopo.ports import Scorer
 from treeopo.problems.grader import Grader, open_grader
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import STOP_KEY, Prompter, PromptSettings
@@ -120,11 +119,8 @@ async def _search(
         longest = max([longest + 1, *(action_prompts.longest(p.question) for p in problem_set.problems[first:])])
     options = replace(config.engine, max_model_tokens=longest + config.search.max_solution_tokens)
     engine = await start_engine(meta.teacher, options)
-    scorer: Scorer | None = None
     began = time.monotonic()
     try:
-        if scores:
-            scorer = await start_scorer(meta.teacher, options, engine)
         if not config.output.exists():
             create_store(config.output, meta)
         with open_writer(config.output) as writer:
@@ -142,11 +138,9 @@ async def _search(
                 on_progress=lambda progress: on_progress(progress, len(prompts), time.monotonic() - began),
                 answer=problem_set.answer,
                 prompts=action_prompts,
-                score=scorer,
+                score=engine if scores else None,
             )
     finally:
-        if scorer is not None:
-            await scorer.close()
         await engine.close()
 
 
@@ -201,7 +195,7 @@ def train(
 
     config, team = run.config, Team.from_environment()
     require(
-        team.size > 1 or not config.learner.fsdp,
+        run.is_complete or team.size > 1 or not config.learner.fsdp,
         "learner.fsdp cuts the base over several processes, and this is one; start it by torchrun --nproc-per-node N",
     )
     store: TreeStore | None = None if config.store is None else open_store(config.store)

@@ -43,7 +43,6 @@ from treeopo.tasks import patient_collector
 from treeopo.timeline import Timeline
 
 if TYPE_CHECKING:
-    from treeopo.engines.server_scores import ServerScores
     from treeopo.learner.distributed import Team
     from treeopo.learner.teacher import TeacherThread
     from treeopo.learner.thread import LearnerThread
@@ -71,7 +70,7 @@ class Training:
     tokenizer: ModelTokenizer
     learner: "LearnerThread"
     engine: Engine | None
-    teacher: "TeacherThread | ServerScores | None"
+    teacher: "TeacherThread | Engine | None"
     on_step: Callable[[int, Metrics], None]
     meter: EngineMeter
     timeline: Timeline
@@ -256,7 +255,7 @@ async def run_training(
         trust_remote_code=config.engine.trust_remote_code,
         team=team,
     )
-    scorer: TeacherThread | ServerScores | None = None
+    scorer: TeacherThread | Engine | None = None
     if teacher is not None and config.needs_scores:
         scorer = await _start_teacher(teacher, config, notify)
     engine: Engine | None = None
@@ -276,20 +275,18 @@ async def run_training(
         await training.close()
 
 
-async def _start_teacher(teacher: str, config: TrainConfig, notify: Notify) -> "TeacherThread | ServerScores":
+async def _start_teacher(teacher: str, config: TrainConfig, notify: Notify) -> "TeacherThread | Engine":
     """The teacher's log-probabilities: from its servers if it has some, or else from a thread beside the learner's.
 
     Raises:
         InputError: it cannot be loaded, or a server cannot be used. EngineDeadError: a server cannot be reached.
     """
     if config.teacher_urls:
-        from treeopo.engines.server_scores import ServerScores
+        from treeopo.engines.launch import start_engine
 
         notify("asking the teacher's servers")
         room = config.rollout.max_sequence_tokens + 1  # vLLM samples one token after those it scores
-        return await ServerScores.start(
-            teacher, replace(config.engine, urls=config.teacher_urls, max_model_tokens=room)
-        )
+        return await start_engine(teacher, replace(config.engine, urls=config.teacher_urls, max_model_tokens=room))
     from treeopo.learner.teacher import TeacherThread
 
     notify("loading the teacher")
@@ -297,8 +294,8 @@ async def _start_teacher(teacher: str, config: TrainConfig, notify: Notify) -> "
 
 
 def follow(team: "Team") -> None:
-    """What every process of a team but its first does: build the same learner, and what the first one's is called to do
-    with it do as well, until dismissed.
+    """What every process of a team but its first does: build the same learner and do with it what the first one does,
+    until dismissed.
 
     Raises:
         ModelError: the student cannot be loaded here.
@@ -326,5 +323,5 @@ def follow(team: "Team") -> None:
     while (call := team.receive()) is not None:
         method, argument = call
         with suppress(DivergedError):  # the first process knows too, and writes it down
-            getattr(learner, method)(argument)
+            method(learner, argument)
     team.part()

@@ -19,7 +19,6 @@ from treeopo_storage import open_store
 from tests.servers import Server
 from tests.tiny_models import VOCABULARY, random_qwen2
 from treeopo.engines.server import ServerEngine
-from treeopo.engines.server_scores import ServerScores
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, EngineError, ModelError
@@ -115,7 +114,7 @@ async def test_the_scores_of_a_teacher_are_what_transformers_computes(
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, VOCABULARY, length).astype(np.int32) for length in (3, 40, 200)]
     prefixes = [1, 17, 190]
-    scorer = await ServerScores.start(str(model), options)
+    scorer = await ServerEngine.start(server.url, str(model), options)
     try:
         scores = await scorer.score(rows, prefixes)
     finally:

@@ -108,7 +108,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def gradient(adapted: LoraPolicy, settings: LearnerSettings, term: KlToTeacher, rows: TrainBatch) -> list[Tensor]:
     seen: list[Tensor] = []
     learner = Learner(adapted, [term], settings, steps=9, temperature=1.0)
-    learner._optimizer.step = lambda closure=None: seen.extend(p.grad.clone() for p in adapted.trainable)  # type: ignore
+    learner._descents[""].step = lambda closure=None: seen.extend(p.grad.clone() for p in adapted.trainable)  # type: ignore
     learner.step(rows)
     return seen
 

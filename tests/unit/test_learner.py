@@ -81,7 +81,7 @@ def gradient(model: Path, settings: LearnerSettings, rows: TrainBatch) -> list[T
     adapted = policy(model)
     seen: list[Tensor] = []
     learner = Learner(adapted, [PolicyGradient(settings)], settings, steps=10, temperature=1.0)
-    learner._optimizer.step = lambda closure=None: seen.extend(p.grad.clone() for p in adapted.trainable)  # type: ignore
+    learner._descents[""].step = lambda closure=None: seen.extend(p.grad.clone() for p in adapted.trainable)  # type: ignore
     learner.step(rows)
     return seen
 

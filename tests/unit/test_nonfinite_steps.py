@@ -78,15 +78,15 @@ def test_a_step_that_is_not_finite_leaves_adapter_optimiser_and_schedule_as_they
     spoilt = learner(model)
     spoilt.step(batch(0))
     weights = [parameter.clone() for parameter in spoilt.policy.trainable]
-    moments = [state["exp_avg"].clone() for state in spoilt._optimizer.state.values()]
-    rate = spoilt._optimizer.learning_rate
+    moments = [state["exp_avg"].clone() for state in spoilt._descents[""].state.values()]
+    rate = spoilt._descents[""].learning_rate
     spoil(spoilt)
     metrics = spoilt.step(batch(1, math.nan) if spoil is not infinite_gradient else batch(1))
     assert metrics["nonfinite_steps"] == 1
     assert spoilt.version == 2  # batches stay in order
     assert all(map(torch.equal, weights, spoilt.policy.trainable))
-    assert all(torch.equal(a, b["exp_avg"]) for a, b in zip(moments, spoilt._optimizer.state.values(), strict=True))
-    assert spoilt._optimizer.learning_rate == rate
+    assert all(torch.equal(a, b["exp_avg"]) for a, b in zip(moments, spoilt._descents[""].state.values(), strict=True))
+    assert spoilt._descents[""].learning_rate == rate
     assert all(parameter.grad is None for parameter in spoilt.policy.trainable)
 
 

@@ -62,7 +62,7 @@ def gradient(policy: LoraPolicy, settings: LearnerSettings, batch: TrainBatch) -
     """What the learner hands to its optimiser, flat, and the step's metrics."""
     seen: list[Tensor] = []
     learner = Learner(policy, [PolicyGradient(settings)], settings, steps=1, temperature=1.0)
-    learner._optimizer.step = lambda closure=None: seen.extend(p.grad.flatten() for p in policy.trainable)  # type: ignore
+    learner._descents[""].step = lambda closure=None: seen.extend(p.grad.flatten() for p in policy.trainable)  # type: ignore
     metrics = learner.step(batch)
     return torch.cat(seen), metrics
 

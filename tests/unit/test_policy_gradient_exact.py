@@ -115,7 +115,7 @@ def gradients(adapted: LoraPolicy, settings: LearnerSettings, batch: TrainBatch)
     """What the learner hands to its optimiser."""
     seen: list[Tensor] = []
     learner = Learner(adapted, [PolicyGradient(settings)], settings, steps=1, temperature=1.0)
-    learner._optimizer.step = lambda closure=None: seen.extend(p.grad.clone() for p in adapted.trainable)  # type: ignore
+    learner._descents[""].step = lambda closure=None: seen.extend(p.grad.clone() for p in adapted.trainable)  # type: ignore
     learner.step(batch)
     return seen
 

@@ -66,11 +66,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildConfig:
     async def start_engine(model: str, options: EngineOptions) -> ScriptedEngine:
         return CrampedEngine(model, options)
 
-    async def start_scorer(model: str, options: EngineOptions, engine: ScriptedEngine) -> ScriptedEngine:
-        return engine
-
     monkeypatch.setattr(runs, "start_engine", start_engine)
-    monkeypatch.setattr(runs, "start_scorer", start_scorer)
     byte_tokenizer().save_pretrained(tmp_path / "model")
     rows = [{"question": "How many? " * number, "answer": "#### 1"} for number in range(1, 5)]
     (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -55,7 +55,7 @@ def passes(model: Path, rows: TrainBatch, objective: PolicyGradient | Likelihood
         adapted, [objective], replace(SMALL, optimizer=OptimizerSettings(max_grad_norm=1e9)), steps=9, temperature=1.0
     )
     seen: list[Tensor] = []
-    learner._optimizer.step = lambda closure=None: seen.extend(p.grad.clone() for p in adapted.trainable)  # type: ignore
+    learner._descents[""].step = lambda closure=None: seen.extend(p.grad.clone() for p in adapted.trainable)  # type: ignore
     learner.step(rows)
     return seen
 
@@ -80,7 +80,7 @@ def test_terms_without_an_optimiser_of_their_own_are_summed(model: Path) -> None
     adapted = policy(model)
     learner = Learner(adapted, [PolicyGradient(SMALL), Likelihood()], SMALL, steps=9, temperature=1.0)
     seen: list[Tensor] = []
-    learner._optimizer.clip = lambda: seen.extend(learner._optimizer._gradients) or 0.0  # type: ignore
+    learner._descents[""].clip = lambda: seen.extend(learner._descents[""]._gradients) or 0.0  # type: ignore
     learner.step(batch())
     parts = [passes(model, batch(), term) for term in (PolicyGradient(SMALL), Likelihood())]
     for ours, first, second in zip(seen, *parts, strict=True):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 
 from treeopo.config import TrainConfig, load_config
+from treeopo.engines.balanced import BalancedEngine
 from treeopo.engines.http import ServerClient
-from treeopo.engines.server_scores import ServerScores
+from treeopo.engines.server import ServerEngine
 from treeopo.engines.server_settings import ServerSettings
+from treeopo.engines.settings import EngineOptions
 from treeopo.errors import ConfigError, EngineDeadError, EngineError
-from treeopo.records import IntArray
+from treeopo.ports import Engine
+from treeopo.records import Carrier, IntArray
 
 
 class FakeTeacher:
@@ -35,11 +39,18 @@ class FakeTeacher:
         return httpx.Response(200, json={"choices": [{"prompt_logprobs": [None, *rows[1:]]}]})
 
 
-def scores_of(*teachers: httpx.MockTransport) -> ServerScores:
-    settings = ServerSettings(lost_seconds=0.01)
-    return ServerScores(
-        {ServerClient(f"http://t{index}", settings, 4, transport=each): "m" for index, each in enumerate(teachers)}
-    )
+async def teacher_of(*transports: httpx.MockTransport) -> Engine:
+    """The engine of one server or several; a dead one never comes back."""
+
+    async def start(index: int, transport: httpx.MockTransport) -> Engine:
+        client = ServerClient(f"http://t{index}", ServerSettings(lost_seconds=0.01), 4, transport=transport)
+        return ServerEngine(client, "m", EngineOptions(), Carrier.ADAPTER, tempered=True)
+
+    async def for_ever(seconds: float) -> None:
+        await asyncio.Event().wait()
+
+    starts = [partial(start, *each) for each in enumerate(transports)]
+    return await starts[0]() if len(starts) == 1 else await BalancedEngine.start(starts, for_ever)
 
 
 ROWS: list[IntArray] = [np.arange(length, dtype=np.int32) for length in (2, 5, 9, 6)]
@@ -55,7 +66,7 @@ def expected() -> list[list[float]]:
 
 async def test_the_tokens_after_the_prefix_come_back_in_the_order_asked() -> None:
     teacher = FakeTeacher()
-    scores = await scores_of(httpx.MockTransport(teacher)).score(ROWS, PREFIXES)
+    scores = await (await teacher_of(httpx.MockTransport(teacher))).score(ROWS, PREFIXES)
     for score, wanted in zip(scores, expected(), strict=True):
         np.testing.assert_allclose(score, wanted, rtol=1e-6)
         assert score.dtype == np.float32
@@ -64,17 +75,23 @@ async def test_the_tokens_after_the_prefix_come_back_in_the_order_asked() -> Non
 
 async def test_rows_are_shared_out_and_a_dead_server_s_are_asked_of_the_other() -> None:
     dying, living = FakeTeacher(answers=1), FakeTeacher()
-    scores = await scores_of(httpx.MockTransport(dying), httpx.MockTransport(living)).score(ROWS, PREFIXES)
+    teacher = await teacher_of(httpx.MockTransport(dying), httpx.MockTransport(living))
+    scores = await teacher.score(ROWS, PREFIXES)
+    await teacher.close()
     for score, wanted in zip(scores, expected(), strict=True):
         np.testing.assert_allclose(score, wanted, rtol=1e-6)
     assert (dying.scored, living.scored) == (1, 3)
 
 
-async def test_no_server_left_is_an_error_that_names_one() -> None:
-    scores = scores_of(httpx.MockTransport(FakeTeacher(answers=0)))
+@pytest.mark.parametrize(
+    ("servers", "complaint"), [(1, "http://t0 is lost"), (2, "all 2 engines are dead; the last: http")]
+)
+async def test_no_server_left_is_an_error_that_names_one(servers: int, complaint: str) -> None:
+    teacher = await teacher_of(*(httpx.MockTransport(FakeTeacher(answers=0)) for _ in range(servers)))
     for _ in range(2):  # the batch after the one that lost it, too
-        with pytest.raises(EngineDeadError, match="no server of the teacher is left; the last: http://t0"):
-            await scores.score(ROWS, PREFIXES)
+        with pytest.raises(EngineDeadError, match=complaint):
+            await teacher.score(ROWS, PREFIXES)
+    await teacher.close()
 
 
 @pytest.mark.parametrize(
@@ -85,7 +102,7 @@ async def test_no_server_left_is_an_error_that_names_one() -> None:
 async def test_an_answer_that_does_not_score_these_tokens_is_refused(answer: dict[str, object]) -> None:
     transport = httpx.MockTransport(lambda request: httpx.Response(200, json=answer))
     with pytest.raises(EngineError, match=r"http://t0: the answer does not score the prompt"):
-        await scores_of(transport).score(ROWS[:1], PREFIXES[:1])
+        await (await teacher_of(transport)).score(ROWS[:1], PREFIXES[:1])
 
 
 @pytest.mark.parametrize(

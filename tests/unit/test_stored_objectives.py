@@ -71,7 +71,7 @@ def step(model: Path, objective: Objective, budget: int) -> tuple[float, list[Te
     adapted = policy(model)
     seen: list[Tensor] = []
     learner = Learner(adapted, [objective], replace(SETTINGS, microbatch_tokens=budget), steps=10, temperature=1.0)
-    learner._optimizer.step = lambda closure=None: seen.extend(p.grad.clone() for p in adapted.trainable)  # type: ignore
+    learner._descents[""].step = lambda closure=None: seen.extend(p.grad.clone() for p in adapted.trainable)  # type: ignore
     return learner.step(batch())["loss"], seen
 
 

@@ -128,7 +128,7 @@ def theirs(trainer: GRPOTrainer, policy: LoraPolicy, inputs: dict[str, Any]) -> 
 def ours(policy: LoraPolicy, settings: LearnerSettings, batch: TrainBatch) -> tuple[float, Tensor]:
     seen: list[Tensor] = []
     learner = Learner(policy, [PolicyGradient(settings)], settings, steps=1, temperature=1.0)
-    learner._optimizer.step = lambda closure=None: seen.extend(p.grad.flatten() for p in policy.trainable)  # type: ignore
+    learner._descents[""].step = lambda closure=None: seen.extend(p.grad.flatten() for p in policy.trainable)  # type: ignore
     loss = learner.step(batch)["loss"]
     return loss, torch.cat(seen)
 

@@ -15,12 +15,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 from treeopo.errors import EngineDeadError, EngineError, InputError, require
 from treeopo.ports import Engine
-from treeopo.records import Carrier, Completion, Request
+from treeopo.records import Carrier, Completion, FloatArray, IntArray, Request
 from treeopo.tasks import gather_or_cancel
 
+T = TypeVar("T")
 StartEngine = Callable[[], Awaitable[Engine]]
 
 _LONGEST_BACKOFF = 60.0  # seconds between two attempts to start a dead member again
@@ -89,15 +91,16 @@ class BalancedEngine:
 
     async def generate(self, request: Request) -> Completion:
         """See `Generate`; an `EngineDeadError` says that no member is alive."""
-        while True:
-            member, engine = self._least_loaded()
-            member.in_flight += 1
-            try:
-                return await engine.generate(request)
-            except EngineDeadError as error:
-                self._bury(member, engine, error)
-            finally:
-                member.in_flight -= 1
+        return await self._by_a_member(lambda engine: engine.generate(request))
+
+    async def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
+        """See `ScoreTokens`; sequences are shared out. An `EngineDeadError` says that no member is alive."""
+
+        async def one(sequence: IntArray, prefix_length: int) -> FloatArray:
+            (scores,) = await self._by_a_member(lambda engine: engine.score([sequence], [prefix_length]))
+            return scores
+
+        return await gather_or_cancel(map(one, token_ids, prefix_lengths))
 
     async def publish(self, version: int, path: Path) -> None:
         """See `PublishPolicy`. A member that dies meanwhile is left out; returns when all the living serve `version`.
@@ -129,6 +132,18 @@ class BalancedEngine:
         for member in self._members:
             if member.engine:
                 await member.engine.close()
+
+    async def _by_a_member(self, call: Callable[[Engine], Awaitable[T]]) -> T:
+        """What `call` returns, from the first member that lives to answer it."""
+        while True:
+            member, engine = self._least_loaded()
+            member.in_flight += 1
+            try:
+                return await call(engine)
+            except EngineDeadError as error:
+                self._bury(member, engine, error)
+            finally:
+                member.in_flight -= 1
 
     def _least_loaded(self) -> tuple[_Member, Engine]:
         living = [(member.in_flight, place) for place, member in enumerate(self._members) if member.engine]

@@ -31,7 +31,7 @@ SHUTDOWN_SECONDS = 5.0
 
 
 class VllmEngine:
-    """`ScoringEngine` port over vLLM's `AsyncLLM`. Make one with `start`, end it with `close`."""
+    """`Engine` port over vLLM's `AsyncLLM`. Make one with `start`, end it with `close`."""
 
     def __init__(
         self, llm: Any, options: EngineOptions, carrier: Carrier, log: Path, thread: ThreadPoolExecutor | None

@@ -8,7 +8,7 @@ from treeopo.engines.balanced import BalancedEngine
 from treeopo.engines.in_process import VllmEngine
 from treeopo.engines.restarting import RestartingEngine
 from treeopo.engines.settings import Adapters, EngineOptions
-from treeopo.ports import Engine, Scorer
+from treeopo.ports import Engine
 
 
 async def start_engine(model: str, options: EngineOptions, adapters: Adapters | None = None) -> Engine:
@@ -27,20 +27,6 @@ async def start_engine(model: str, options: EngineOptions, adapters: Adapters | 
         starts = [partial(ServerEngine.start, url, model, options, adapters) for url in options.urls]
         return await starts[0]() if len(starts) == 1 else await BalancedEngine.start(starts)
     return await RestartingEngine.open(partial(_start_in_process, model, options, adapters), options.restart)
-
-
-async def start_scorer(model: str, options: EngineOptions, engine: Engine) -> Scorer:
-    """What scores by the model that `engine` serves: the same servers, or the engine itself if it was started here.
-
-    Raises:
-        InputError: a server cannot be used. EngineDeadError: one cannot be reached.
-    """
-    if options.urls:
-        from treeopo.engines.server_scores import ServerScores
-
-        return await ServerScores.start(model, options)
-    assert isinstance(engine, RestartingEngine), "an engine without servers was started here"
-    return engine
 
 
 async def _start_in_process(model: str, options: EngineOptions, adapters: Adapters | None) -> VllmEngine:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from treeopo.engines.settings import RestartSettings
 from treeopo.errors import EngineDeadError, EngineError, ModelError
-from treeopo.ports import ScoringEngine
+from treeopo.ports import Engine
 from treeopo.records import Carrier, Completion, FloatArray, IntArray, Request
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ POLLS = 4
 process itself stood still, the engine's answers must be read before it is judged."""
 
 
-class Watched(ScoringEngine, Protocol):
+class Watched(Engine, Protocol):
     """An engine that shows whether it still works: `tokens` sampled so far, for whatever request."""
 
     @property
@@ -43,7 +43,7 @@ class _Life:
 
 
 class RestartingEngine:
-    """`ScoringEngine` over those that `start` makes, one after the other. Make one with `open`, end it with `close`."""
+    """`Engine` over those that `start` makes, one after the other. Make one with `open`, end it with `close`."""
 
     def __init__(self, start: Callable[[], Awaitable[Watched]], first: Watched, settings: RestartSettings) -> None:
         self.restarts = 0

@@ -9,8 +9,10 @@ Policies travel as files that server and trainer both see. What the server must 
 
 import asyncio
 from collections import ChainMap, Counter
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -21,7 +23,8 @@ from treeopo.engines.server_api import BASE_LABEL, UnknownWeightsError
 from treeopo.engines.server_checks import inspect_server
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.errors import ConfigError, EngineDeadError, EngineError
-from treeopo.records import Carrier, Completion, Request
+from treeopo.records import Carrier, Completion, FloatArray, IntArray, Request
+from treeopo.tasks import gather_or_cancel
 
 
 class ServerEngine:
@@ -81,21 +84,23 @@ class ServerEngine:
         # Once something was published, only a restart brings a server's first weights back.
         labels = self._labels if self._published else ChainMap({BASE_LABEL: 0}, self._labels)
         path = server_api.TOKENS if self.carrier is Carrier.MERGED else server_api.COMPLETIONS
-        self._in_flight[version] += 1
-        try:
-            response = await self._client.generate(path, server_api.body(path, model, request))
-        finally:
-            self._in_flight[version] -= 1
-        if response.status_code == 404 and model != self._base:
-            raise EngineDeadError(f"{self._client.url} was restarted: it no longer has policy version {version}")
-        if not response.is_success:
-            raise EngineError(f"{self._client.url} refused a request: {self._client.explain(response)}")
-        try:
+        response = await self._ask(path, server_api.body(path, model, request))
+        with self._understanding():
             return server_api.completion(response.json(), request, labels, version)
-        except UnknownWeightsError as error:
-            raise EngineDeadError(f"{self._client.url} {error}; it was restarted, or another run uses it") from None
-        except (EngineError, ValueError) as error:
-            raise EngineError(f"{self._client.url}: {error}") from None
+
+    async def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
+        """See `ScoreTokens`: sequences are sent as prompts, and a token that nobody asked for is sampled after each.
+
+        Raises:
+            EngineError: the server refused a sequence. EngineDeadError: it is gone.
+        """
+
+        async def one(sequence: IntArray, prefix_length: int) -> FloatArray:
+            response = await self._ask(server_api.COMPLETIONS, server_api.scoring_body(self._model, sequence))
+            with self._understanding():
+                return server_api.prompt_logprobs(response.json(), sequence)[prefix_length:]
+
+        return await gather_or_cancel(map(one, token_ids, prefix_lengths))
 
     async def publish(self, version: int, path: Path) -> None:
         """See `PublishPolicy`. A server that takes only part of a policy counts as dead."""
@@ -115,6 +120,30 @@ class ServerEngine:
         with suppress(EngineError, ConfigError, TimeoutError):
             await asyncio.wait_for(self._unload({*self._retired, self._model} - {self._base}), timeout=5.0)
         await self._client.close()
+
+    async def _ask(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
+        """What the server says, under the version that it serves now and that the body names."""
+        version, model = self._version, self._model
+        self._in_flight[version] += 1
+        try:
+            response = await self._client.generate(path, body)
+        finally:
+            self._in_flight[version] -= 1
+        if response.status_code == 404 and model != self._base:
+            raise EngineDeadError(f"{self._client.url} was restarted: it no longer has policy version {version}")
+        if not response.is_success:
+            raise EngineError(f"{self._client.url} refused a request: {self._client.explain(response)}")
+        return response
+
+    @contextmanager
+    def _understanding(self) -> Iterator[None]:
+        """Errors in an answer name the server."""
+        try:
+            yield
+        except UnknownWeightsError as error:
+            raise EngineDeadError(f"{self._client.url} {error}; it was restarted, or another run uses it") from None
+        except (EngineError, ValueError) as error:
+            raise EngineError(f"{self._client.url}: {error}") from None
 
     async def _load_adapter(self, version: int, path: Path) -> None:
         name = f"treeopo-{self._run}-{self._published}-v{version}"

@@ -21,16 +21,15 @@ class StopTokens:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._pieces: list[str] = []
         self._known: dict[tuple[str, ...], list[int]] = {}
 
     def holding(self, stop: tuple[str, ...]) -> list[int]:
         """Tokens whose own text holds one of the strings; none unless each string has such a token."""
-        if stop not in self._known:
-            self._pieces = self._pieces or self._decode_all()
-            found = [[token for token, piece in enumerate(self._pieces) if string in piece] for string in stop]
+        if stop and stop not in self._known:
+            pieces = self._decode_all()  # a vocabulary of text, once for the strings of a run
+            found = [[token for token, piece in enumerate(pieces) if string in piece] for string in stop]
             self._known[stop] = sorted({token for tokens in found for token in tokens}) if all(found) else []
-        return self._known[stop]
+        return self._known.get(stop, [])
 
     def end(self, token_ids: Sequence[int], stop: tuple[str, ...]) -> Ending:
         """Where a completion with these stop strings ends: with the token that completes the first of them."""

@@ -54,9 +54,8 @@ class Learner:
             "": [term for term in objectives if not isinstance(term, Separate)],
             **{term.name: [term.objective] for term in separate},
         }
-        self._optimizer = Descent(policy.trainable, settings.optimizer, steps)
         self._descents = {
-            "": self._optimizer,
+            "": Descent(policy.trainable, settings.optimizer, steps),
             **{term.name: Descent(term.parameters, term.optimizer, steps) for term in separate},
         }
         self._modules = {term.name: term.module for term in separate if term.module is not None}

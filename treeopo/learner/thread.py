@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -19,6 +19,7 @@ from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings
 from treeopo.records import Carrier, FloatArray, TrainBatch, TrainSequence
 
+A = TypeVar("A")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -113,18 +114,18 @@ class LearnerThread:
         return self._learner.version
 
     async def step(self, batch: TrainBatch) -> dict[str, float]:
-        return await self._call(self._together, "step", batch)
+        return await self._call(self._together, Learner.step, batch)
 
     async def reference_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
-        return await self._call(self._run_model, "reference_logprobs", sequences)
+        return await self._call(self._run_model, Learner.reference_logprobs, sequences)
 
     async def policy_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
-        return await self._call(self._run_model, "policy_logprobs", sequences)
+        return await self._call(self._run_model, Learner.policy_logprobs, sequences)
 
     async def save_policy(self, carrier: Carrier, path: Path) -> None:
         """Write the policy in the form in which it travels: a safetensors file, or an adapter directory."""
         if carrier is Carrier.MERGED:
-            await self._call(self._run_model, "save_merged", path)
+            await self._call(self._run_model, Learner.save_merged, path)
         else:
             await self.save_adapter(path)
 
@@ -150,16 +151,16 @@ class LearnerThread:
         self._thread.shutdown(cancel_futures=True)
         self._team.dismiss()
 
-    def _run_model(self, method: str, argument: object) -> Any:
-        """Call a method of the learner that needs its whole base: every process's, if that is cut over them."""
+    def _run_model(self, method: Callable[[Learner, A], R], argument: A) -> R:
+        """Call a method of the learner that runs its model: of every process's, if that is cut over them."""
         if self._learner.policy.sharded:
             return self._together(method, argument)
-        return getattr(self._learner, method)(argument)
+        return method(self._learner, argument)
 
-    def _together(self, method: str, argument: object) -> Any:
+    def _together(self, method: Callable[[Learner, A], R], argument: A) -> R:
         """Call a method of every process's learner at once; what this one's returns."""
         self._team.send((method, argument))
-        return getattr(self._learner, method)(argument)
+        return method(self._learner, argument)
 
     async def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         assert not kwargs
