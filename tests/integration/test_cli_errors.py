@@ -42,6 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["train", "empty.zarr", "--set", "oops"], "--set oops: write it as name=value"),
         (["train", "empty.zarr", "--config", "absent.toml"], "absent.toml: cannot be read"),
         (["train", "--resume", "."], "no run there"),
+        (["train", "empty.zarr", "--set", "learner.fsdp=true"], "start it by torchrun"),
         (["train", "empty.zarr", "--student", "MODEL"], "the store's tokens are of tokenizer"),
     ],
 )

@@ -39,14 +39,10 @@ async def engine(request: pytest.FixtureRequest, model: Path) -> AsyncIterator[E
 
 
 class TestVllmEngine(ExactEngineContract):
-    async def test_memory_is_steady_over_publications(self, engine: Engine, policies: Policies) -> None:
-        await self._memory_is_steady(engine, policies, 20)
-
-    @pytest.mark.slow
-    async def test_memory_is_steady_over_200_publications(self, engine: Engine, policies: Policies) -> None:
-        await self._memory_is_steady(engine, policies, 200)
-
-    async def _memory_is_steady(self, engine: Engine, policies: Policies, publications: int) -> None:
+    @pytest.mark.parametrize("publications", [20, pytest.param(200, marks=pytest.mark.slow)])
+    async def test_memory_is_steady_over_publications(
+        self, engine: Engine, policies: Policies, publications: int
+    ) -> None:
         (process,) = engines(os.getpid())
         before = 0.0
         for number in range(publications + 5):

@@ -115,8 +115,10 @@ WRITE_FOREVER = """
 """
 
 
-def kill_writers(path: Path, kills: int, rng: random.Random) -> None:
+@pytest.mark.parametrize("kills", [4, pytest.param(60, marks=pytest.mark.slow)])
+def test_a_killed_writer_loses_and_repeats_nothing(tmp_path: Path, kills: int) -> None:
     """Start a writer, kill it at a random moment, check the store; `kills` times over one growing store."""
+    path, rng = tmp_path / "trees.zarr", random.Random()
     create_store(path, META)
     acknowledged = checked = 0
     for _ in range(kills):
@@ -138,15 +140,6 @@ def kill_writers(path: Path, kills: int, rng: random.Random) -> None:
             assert_same_tree(store.problem(seed), random_tree(f"p{seed}", seed))
         checked = max(0, store.problem_count - 3)
     assert acknowledged > kills
-
-
-def test_a_killed_writer_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    kill_writers(tmp_path / "trees.zarr", 4, random.Random())
-
-
-@pytest.mark.slow
-def test_a_writer_killed_sixty_times_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    kill_writers(tmp_path / "trees.zarr", 60, random.Random())
 
 
 FILL_THE_DISK = """
