@@ -59,6 +59,25 @@ def script(*answers: int | Exception | httpx.Response, health: int = 200) -> tup
     return handle, paths
 
 
+async def test_requests_that_wait_for_a_server_that_is_given_up_end_as_lost_ones() -> None:
+    """One of several engines is closed by the first request that loses patience; the others are asked elsewhere."""
+    handler, paths = script(httpx.ConnectError("refused"))
+    asleep, wake = asyncio.Event(), asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        asleep.set()
+        await wake.wait()
+
+    waiting = ServerClient(URL, ServerSettings(), 8, transport=httpx.MockTransport(handler), sleep=sleep)
+    request = asyncio.create_task(waiting.generate("/v1/completions", {}))
+    await asleep.wait()
+    await waiting.close()
+    wake.set()
+    with pytest.raises(EngineDeadError, match="given up while a request waited"):
+        await request
+    assert len(paths) == 1
+
+
 @pytest.mark.parametrize("trouble", [429, 503, 502, 504, httpx.ConnectError("refused"), httpx.ReadError("reset")])
 async def test_a_server_in_passing_trouble_is_asked_again_after_growing_pauses(trouble: int | Exception) -> None:
     handler, paths = script(trouble, trouble, trouble, 200)

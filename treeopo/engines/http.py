@@ -76,12 +76,15 @@ class ServerClient:
         """One answer that is the server's last word: success, or a refusal of this very request.
 
         Raises:
-            EngineDeadError: the server was busy or lost for too long. ConfigError: it refuses the key.
+            EngineDeadError: the server was busy or lost for too long, or was given up (`close`) meanwhile.
+            ConfigError: it refuses the key.
         """
         began: dict[str, float] = {}
         attempt = 0
         while True:
             await self._wait_turn(throttled)
+            if self._http.is_closed:  # another request had waited long enough
+                raise EngineDeadError(f"{self.url} was given up while a request waited for it")
             asked = self._clock()
             trouble, reason, response = await self._attempt(method, path, body)
             if trouble is None:
@@ -108,6 +111,7 @@ class ServerClient:
         return self._without_key(f"{' '.join(str(said).split())[:300] or 'no reason given'} ({response.status_code})")
 
     async def close(self) -> None:
+        """Hang up; requests that are waiting for another attempt make none."""
         await self._http.aclose()
 
     async def _wait_turn(self, throttled: bool) -> None:
@@ -135,6 +139,8 @@ class ServerClient:
         return None, "", response
 
     async def _is_healthy(self) -> bool:
+        if self._http.is_closed:
+            return False
         try:
             return (await self._http.get("/health", timeout=5.0)).is_success
         except httpx.TransportError:
