@@ -14,17 +14,18 @@ from collections.abc import Awaitable, Callable
 
 from recorded import Recorded
 
-from treeopo import runs
-from treeopo.engines.in_process import EngineOptions, VllmEngine
+from treeopo.engines.in_process import VllmEngine
+from treeopo.engines.settings import EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.evaluation.accuracy import Graded, Question, evaluate
+from treeopo.evaluation.accuracy import Graded, Question, complete_and_grade
 from treeopo.ports import Generate
-from treeopo.problems.grader import open_grader
+from treeopo.problems.graders import open_grader
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import Prompter, PromptSettings
 from treeopo.problems.settings import GradingSettings
 from treeopo.problems.spec import load_problem_set
 from treeopo.records import Request
+from treeopo.run.models import embedded
 
 MAX_NEW_TOKENS = 96
 
@@ -32,12 +33,12 @@ MAX_NEW_TOKENS = 96
 async def evaluated(engine: Generate, problem_set: ProblemSet, questions: list[Question], samples: int) -> int:
     """Tokens of one evaluation, graded."""
     done: list[Graded] = []
-    async with open_grader(problem_set.family, GradingSettings()) as grader:
-        await evaluate(
+    async with open_grader(problem_set.grader, GradingSettings()) as grader:
+        await complete_and_grade(
             questions,
             engine,
             grader,
-            problem_set.answer,
+            grader.answer,
             max_new_tokens=MAX_NEW_TOKENS,
             samples=samples,
             seed=0,
@@ -84,7 +85,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    model = arguments.model or str(runs.embedded("").student)
+    model = arguments.model or str(embedded("").student)
     asyncio.run(run(model, arguments.problems, arguments.samples, arguments.repeats))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from treeopo.problems import grade, load_problems
-from treeopo.problems.grading_pool import GradingPool
+from treeopo.problems.graders.pool import GradingPool, Reply
 from treeopo.problems.settings import GradingSettings
 from treeopo.records import Problem
 from treeopo.tasks import gather_or_cancel
@@ -44,31 +44,35 @@ def algebra(golds: Sequence[str], count: int) -> list[tuple[str, str]]:
     return [(gold, f"{gold}+0") for gold in (golds[index % len(golds)] for index in range(count))]
 
 
+async def verify(pool: GradingPool, gold: str, answer: str) -> Reply:
+    return await pool.grade(Problem("", "", gold), f"\\boxed{{{answer}}}")
+
+
 async def math(
     pairs: Sequence[tuple[str, str]], workers: int, stuck_seconds: float | None
 ) -> tuple[float, list[float]]:
     """Answers a second, and seconds from asking to verdict of each; one in flight for each worker that is not stuck."""
-    pool = GradingPool(GradingSettings(workers=workers, deadline_seconds=stuck_seconds or 60))
+    pool = GradingPool("math", GradingSettings(workers=workers, deadline_seconds=stuck_seconds or 60))
     room = asyncio.Semaphore(workers - bool(stuck_seconds))
     latencies: list[float] = []
 
     async def one(gold: str, answer: str) -> None:
         async with room:
             began = time.perf_counter()
-            await pool.verify(gold, answer)
+            await verify(pool, gold, answer)
             latencies.append(time.perf_counter() - began)
 
     try:
         await gather_or_cancel(
-            pool.verify("2x", f"x+x+{n}-{n}") for n in range(2 * workers)
+            verify(pool, "2x", f"x+x+{n}-{n}") for n in range(2 * workers)
         )  # every worker has started
-        hang = asyncio.create_task(pool.verify("1", STUCK)) if stuck_seconds else None
+        hang = asyncio.create_task(verify(pool, "1", STUCK)) if stuck_seconds else None
         await asyncio.sleep(0.1)
         began = time.perf_counter()
         await gather_or_cancel(one(*pair) for pair in pairs)
         seconds = time.perf_counter() - began
         if hang:
-            assert await hang is False
+            assert (await hang).value is None
     finally:
         await pool.close()
     return len(pairs) / seconds, latencies

@@ -21,6 +21,7 @@ import tracemalloc
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,18 @@ import numpy as np
 from recorded import Recorded
 from treeopo_storage import ProblemTree
 
-from treeopo import runs
 from treeopo.config import BuildConfig, load_config
 from treeopo.engines.in_process import VllmEngine
 from treeopo.engines.scripted import CharTokenizer
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.ports import Grade
-from treeopo.problems.grader import open_grader
+from treeopo.problems.graders import open_grader
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import Prompter
 from treeopo.problems.spec import load_problem_set
 from treeopo.problems.staged_arithmetic import Difficulty
 from treeopo.records import Completion, FinishReason, Problem, Request
+from treeopo.run.models import embedded
 from treeopo.search.build import build_trees
 from treeopo.search.settings import SearchSettings
 from treeopo.seeds import derive_seed
@@ -143,14 +144,14 @@ class Task:
     @classmethod
     def of(cls, limit: int, **flags: object) -> "Task":
         config = load_config(BuildConfig, file=None, flags={"output": Path("unused"), "limit": limit, **flags})
-        tokenizer = ModelTokenizer(str(runs.embedded(config.problems).teacher))
+        tokenizer = ModelTokenizer(str(embedded(config.problems).teacher))
         problem_set = load_problem_set(config.problems, config.limit)
         return cls(config, problem_set, Prompter(tokenizer, config.prompt, problem_set), tokenizer)
 
     async def build(self, recorded: Recorded, concurrency: int) -> int:
         """Problems solved by a search of all of them."""
         config = self.config
-        async with open_grader(self.problem_set.family, config.grading) as grader:
+        async with open_grader(self.problem_set.grader, config.grading) as grader:
             progress = await build_trees(
                 self.problem_set.problems, 0, self.prompter, recorded, grader, self.tokenizer, config.search,
                 config.seed, commit=lambda trees: None, concurrency=concurrency,
@@ -161,7 +162,7 @@ class Task:
         """Problems with a right one among the whole solutions sampled with so many tokens, round by round."""
         problems, right = self.problem_set.problems, set[str]()
         rounds = ((attempt, start) for attempt in count() for start in range(0, len(problems), ROUND))
-        async with open_grader(self.problem_set.family, self.config.grading) as grader:
+        async with open_grader(self.problem_set.grader, self.config.grading) as grader:
             while recorded.tokens < tokens:
                 attempt, start = next(rounds)
                 asked = problems[start : start + ROUND]
@@ -185,7 +186,7 @@ class Task:
 async def compare_solved(problems: int) -> None:
     for difficulty in Difficulty:
         spec = f"staged-arithmetic:{difficulty}:train"
-        models = runs.embedded(spec)
+        models = embedded(spec)
         for name, model in (("teacher", models.teacher), ("student", models.student)):
             engine = Task.of(problems, problems=spec).start(model)
             try:
@@ -206,7 +207,7 @@ async def compare_solved(problems: int) -> None:
 async def compare_engine(problems: int) -> None:
     task = Task.of(problems)
     config = task.config
-    engine = task.start(runs.embedded(config.problems).teacher)
+    engine = task.start(embedded(config.problems).teacher)
 
     async def timed(side: Callable[[Recorded], Awaitable[Any]]) -> tuple[float, Recorded]:
         await engine._llm.reset_prefix_cache()
@@ -221,7 +222,7 @@ async def compare_engine(problems: int) -> None:
         for _ in range(3):
             built.append(await timed(lambda recorded: task.build(recorded, config.concurrency)))
             requests = built[-1][1].requests
-            flat.append(await timed(lambda recorded, r=requests: asyncio.gather(*map(recorded.generate, r))))
+            flat.append(await timed(methodcaller("ask", requests)))
         alone = await timed(lambda recorded: task.build(recorded, 1))
     finally:
         await engine.close()

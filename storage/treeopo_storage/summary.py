@@ -11,10 +11,10 @@ from treeopo_storage.schema import SCHEMA_VERSION
 def summarize(store: TreeStore) -> dict[str, object]:
     """Settings and sizes of a store's snapshot; loads its structure (P rows), no tokens.
 
-    `solved_problems` have at least one terminal node with a positive reward.
+    `solved_problems` have at least one terminal node of reward 1.
     """
     structure = store.structure()
-    solved = structure.terminal & (structure.reward > 0)
+    solved = structure.terminal & (structure.reward >= 1)
     return {
         **asdict(store.meta),
         "schema_version": SCHEMA_VERSION,

@@ -3,10 +3,11 @@
 import asyncio
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from treeopo_storage import NO_PARENT, Action, ProblemTree
 
+from tests.profiles import examples
 from treeopo.engines.scripted import CharTokenizer, Pieces, ScriptedEngine
 from treeopo.records import Problem
 from treeopo.search.problem import search_problem
@@ -48,6 +49,10 @@ def final_answer(text: str) -> str:
     return text.rpartition("#")[2][:1].strip("\n") if "#" in text else ""
 
 
+async def answer_later(text: str) -> str:
+    return final_answer(text)
+
+
 async def search(phrases: list[str], chosen: SearchSettings, seed: int) -> ProblemTree:
     """Search below a teacher that strings together random phrases."""
 
@@ -56,7 +61,7 @@ async def search(phrases: list[str], chosen: SearchSettings, seed: int) -> Probl
 
     prompt_ids = TOKENIZE.encode(PROBLEM.question)
     engine = ScriptedEngine(policy)
-    return await search_problem(PROBLEM, prompt_ids, engine, grade, TOKENIZE, chosen, seed, answer=final_answer)
+    return await search_problem(PROBLEM, prompt_ids, engine, grade, TOKENIZE, chosen, seed, answer=answer_later)
 
 
 def solution(tree: ProblemTree, node: int) -> str:
@@ -90,7 +95,7 @@ def sum_over_children(tree: ProblemTree, values: np.ndarray) -> np.ndarray:
 
 
 @given(teachers, searches, seeds)
-@settings(max_examples=300, deadline=None)
+@examples(3)
 async def test_visits_and_values_are_those_of_the_children_and_of_the_traces_that_ended_there(
     phrases: list[str], chosen: SearchSettings, seed: int
 ) -> None:
@@ -104,7 +109,7 @@ async def test_visits_and_values_are_those_of_the_children_and_of_the_traces_tha
 
 
 @given(teachers, searches, seeds)
-@settings(max_examples=300, deadline=None)
+@examples(3)
 async def test_the_shape_is_a_tree_within_depth_and_branching_whose_leaves_are_terminal(
     phrases: list[str], chosen: SearchSettings, seed: int
 ) -> None:
@@ -124,7 +129,7 @@ async def test_the_shape_is_a_tree_within_depth_and_branching_whose_leaves_are_t
 
 
 @given(teachers, searches, seeds)
-@settings(max_examples=300, deadline=None)
+@examples(3)
 async def test_siblings_differ_in_tokens_and_steps_end_exactly_at_the_separator(
     phrases: list[str], chosen: SearchSettings, seed: int
 ) -> None:
@@ -140,7 +145,7 @@ async def test_siblings_differ_in_tokens_and_steps_end_exactly_at_the_separator(
 
 
 @given(teachers, searches, seeds)
-@settings(max_examples=300, deadline=None)
+@examples(3)
 async def test_rewards_are_grades_of_finished_traces_or_the_majority_and_zero_of_traces_cut_off(
     phrases: list[str], chosen: SearchSettings, seed: int
 ) -> None:
@@ -160,7 +165,6 @@ async def test_rewards_are_grades_of_finished_traces_or_the_majority_and_zero_of
 
 
 @given(teachers, searches, seeds, seeds)
-@settings(max_examples=100, deadline=None)
 async def test_a_tree_does_not_depend_on_which_answers_come_first(
     phrases: list[str], chosen: SearchSettings, seed: int, delays: int
 ) -> None:
@@ -169,7 +173,7 @@ async def test_a_tree_does_not_depend_on_which_answers_come_first(
 
     engine = ScriptedEngine(policy, sleep=give_way, latency=lambda request: (request.seed ^ delays) % 5)
     prompt_ids = TOKENIZE.encode(PROBLEM.question)
-    late = await search_problem(PROBLEM, prompt_ids, engine, grade, TOKENIZE, chosen, seed, answer=final_answer)
+    late = await search_problem(PROBLEM, prompt_ids, engine, grade, TOKENIZE, chosen, seed, answer=answer_later)
     assert engine.peak_in_flight <= chosen.leaves
     prompt = await search(phrases, chosen, seed)
     assert late.texts == prompt.texts
@@ -184,7 +188,7 @@ async def give_way(seconds: float) -> None:
 
 
 @given(teachers, searches, seeds)
-@settings(max_examples=200, deadline=None)
+@examples(2)
 async def test_log_probabilities_and_texts_belong_to_the_step_tokens(
     phrases: list[str], chosen: SearchSettings, seed: int
 ) -> None:
@@ -199,7 +203,7 @@ async def test_log_probabilities_and_texts_belong_to_the_step_tokens(
 
 
 @given(teachers, searches, seeds)
-@settings(max_examples=150, deadline=None)
+@examples(1.5)
 async def test_more_rollouts_only_add_to_a_tree(phrases: list[str], chosen: SearchSettings, seed: int) -> None:
     constant = SearchSettings(rollouts=6, depth=chosen.depth, branching=chosen.branching)
     longer = SearchSettings(rollouts=12, depth=chosen.depth, branching=chosen.branching)

@@ -5,18 +5,19 @@ both see the same random stream, so visits and values of every prefix must be eq
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from treeopo_storage import ProblemTree
 
+from tests.profiles import examples
 from treeopo.engines.scripted import CharTokenizer, ScriptedEngine, TreeWorld
 from treeopo.records import Request
 from treeopo.search.problem import search_problem
 from treeopo.search.settings import SearchSettings
-from treeopo.search.teacher import Answer
 from treeopo.seeds import derive_seed
 
 TOKENIZE = CharTokenizer()
@@ -36,7 +37,7 @@ class Node:
 class Textbook:
     """UCT by recursion: `visit(node)` returns a trace's reward, or None where nothing is left below `node`."""
 
-    def __init__(self, world: TreeWorld, chosen: SearchSettings, seed: int, answer: Answer = str) -> None:
+    def __init__(self, world: TreeWorld, chosen: SearchSettings, seed: int, answer: Callable[[str], str] = str) -> None:
         self.world, self.chosen, self.seed = world, chosen, seed
         self.engine = ScriptedEngine(world)
         self.requests = 0
@@ -57,7 +58,7 @@ class Textbook:
         """The values of all nodes anew, from the list of all traces: a trace is worth the share that agree with it."""
         answers = [self.answer(trace) for trace in self.traces]
         below = [answer for trace, answer in zip(self.traces, answers, strict=True) if trace.startswith(node.text)]
-        node.total = sum(answers.count(answer) for answer in below if answer) / len(answers)
+        node.total = sum(answers.count(each) for each in below if each) / len(answers)
         for child in node.children.values():
             self.count_votes(child)
 
@@ -151,7 +152,7 @@ def flatten(node: Node) -> dict[str, tuple[int, float]]:
     exploration=st.sampled_from([0.0, 0.5, math.sqrt(2), 2.0, 1e9]),
     seed=st.integers(0, 2**32),
 )
-@settings(max_examples=300, deadline=None)
+@examples(3)
 async def test_visits_and_values_equal_those_of_a_textbook_uct(
     world_branching: int,
     world_depth: int,
@@ -181,7 +182,7 @@ async def test_visits_and_values_equal_those_of_a_textbook_uct(
     exploration=st.sampled_from([0.0, 0.5, 2.0]),
     seed=st.integers(0, 2**32),
 )
-@settings(max_examples=150, deadline=None)
+@examples(1.5)
 async def test_visits_and_values_by_vote_equal_those_of_a_textbook_uct_that_recounts_every_trace(
     chances: list[float],
     answers: dict[str, str],
@@ -198,8 +199,11 @@ async def test_visits_and_values_by_vote_equal_those_of_a_textbook_uct_that_reco
     def answer(text: str) -> str:
         return answers[text[-1]]
 
+    async def answer_later(text: str) -> str:
+        return answer(text)
+
     tree = await search_problem(
-        world.problem("p"), prompt_ids, engine, world.grade, TOKENIZE, chosen, seed, answer=answer
+        world.problem("p"), prompt_ids, engine, world.grade, TOKENIZE, chosen, seed, answer=answer_later
     )
     assert statistics(tree) == flatten(await Textbook(world, chosen, seed, answer).run())
 

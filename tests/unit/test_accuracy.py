@@ -10,14 +10,18 @@ import pytest
 
 from treeopo.engines.scripted import CharTokenizer, ScriptedEngine, TreeWorld
 from treeopo.errors import EngineError, ModelError, ProblemError, RunError
-from treeopo.evaluation.accuracy import Graded, Question, Scores, evaluate
+from treeopo.evaluation.accuracy import Graded, Question, Scores, complete_and_grade
 from treeopo.evaluation.answers import Answers, read_evaluations
-from treeopo.evaluation.comparison import compare
-from treeopo.problems.grading import number_answer
-from treeopo.serving import BASE, resolve
+from treeopo.evaluation.comparison import compare_models
+from treeopo.problems.graders.number import number_answer
+from treeopo.run.models import BASE, resolve
 
 SURE = TreeWorld(branching=1, depth=1, success=lambda letters: 1.0)
 COIN = TreeWorld(branching=1, depth=1, success=lambda letters: 0.5)
+
+
+async def read_answer(text: str) -> str:
+    return number_answer(text)
 
 
 def questions(world: TreeWorld, count: int) -> list[Question]:
@@ -35,11 +39,11 @@ async def scores(
     done: Mapping[tuple[str, int], Graded] | None = None,
     on_completion: Callable[[Graded], None] = lambda graded: None,
 ) -> Scores:
-    return await evaluate(
+    return await complete_and_grade(
         questions(world, count),
         ScriptedEngine(world),
         world.grade,
-        number_answer,
+        read_answer,
         max_new_tokens=max_new_tokens,
         samples=samples,
         seed=seed,
@@ -76,7 +80,9 @@ async def test_an_evaluation_without_problems_is_refused() -> None:
 async def test_problems_that_share_an_id_are_refused() -> None:
     twice = questions(SURE, 1) * 2
     with pytest.raises(ProblemError, match="'p0' occurs twice"):
-        await evaluate(twice, ScriptedEngine(SURE), SURE.grade, number_answer, max_new_tokens=9, samples=0, seed=0)
+        await complete_and_grade(
+            twice, ScriptedEngine(SURE), SURE.grade, read_answer, max_new_tokens=9, samples=0, seed=0
+        )
 
 
 async def test_a_stopped_evaluation_goes_on_to_the_same_scores_and_asks_only_for_what_is_missing() -> None:
@@ -102,7 +108,9 @@ async def test_the_answers_of_samples_are_kept_for_voting() -> None:
 async def test_an_engine_s_error_is_raised_as_it_is() -> None:
     engine = ScriptedEngine(SURE, failures={3: EngineError("refused")})
     with pytest.raises(EngineError, match="refused"):
-        await evaluate(questions(SURE, 9), engine, SURE.grade, number_answer, max_new_tokens=9, samples=0, seed=0)
+        await complete_and_grade(
+            questions(SURE, 9), engine, SURE.grade, read_answer, max_new_tokens=9, samples=0, seed=0
+        )
     assert engine.in_flight == 0
 
 
@@ -114,7 +122,7 @@ def outcome(greedy: list[int], sampled: list[list[int]]) -> Scores:
 
 def test_two_models_are_compared_by_problem() -> None:
     better, worse = outcome([1, 1, 1, 0] * 25, [[]] * 100), outcome([0, 1, 1, 0] * 25, [[]] * 100)
-    result = compare("set", ["better", "worse"], [better, worse])
+    result = compare_models("set", ["better", "worse"], [better, worse])
     assert result.difference is not None
     difference = result.difference.greedy
     assert difference.estimate == pytest.approx(0.25)
@@ -126,7 +134,7 @@ def test_two_models_are_compared_by_problem() -> None:
 
 
 def test_samples_are_reported_by_powers_of_two_and_all_of_them() -> None:
-    (score,) = compare("set", ["one"], [outcome([1, 0], [[1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1]])]).scores
+    (score,) = compare_models("set", ["one"], [outcome([1, 0], [[1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1]])]).scores
     assert list(score.pass_at) == [1, 2, 4, 6]
     assert list(score.majority_at) == [4, 6]
     assert score.sampled is not None
@@ -140,7 +148,7 @@ def graded(problem: str, sample: int = 0) -> Graded:
 
 
 def test_scores_and_completions_are_written_and_read_back(tmp_path: Path) -> None:
-    result = (compare("set", ["one"], [outcome([1, 0], [[1, 0], [0, 0]])]),)
+    result = (compare_models("set", ["one"], [outcome([1, 0], [[1, 0], [0, 0]])]),)
     assert read_evaluations(tmp_path / "out") is None
     with Answers(tmp_path / "out", {"seed": 0}) as answers:
         answers.add("set", "one", graded("p0"))
@@ -171,6 +179,15 @@ def test_an_output_that_holds_another_evaluation_is_left_alone(tmp_path: Path) -
     with pytest.raises(RunError, match="evaluation with other settings"):
         Answers(tmp_path, {"seed": 1})
     assert len((tmp_path / "completions.jsonl").read_text().splitlines()) == 1
+
+
+def test_an_evaluation_that_version_0_1_began_is_gone_on_with(tmp_path: Path) -> None:
+    with Answers(tmp_path, {"grading": {"family": "math", "retries": 2}}) as answers:
+        answers.add("set", "one", graded("p0"))
+    with Answers(tmp_path, {"grading": {"grader": "math", "retries": 2}}) as again:
+        assert again.done_count == 1
+    with pytest.raises(RunError, match="evaluation with other settings"):
+        Answers(tmp_path, {"grading": {"grader": "number", "retries": 2}})
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from treeopo.problems import final_answer, grade, parse_number
-from treeopo.problems.grading import grade_strict
+from treeopo.problems.graders.number import grade_strict
 from treeopo.records import Problem
 
 

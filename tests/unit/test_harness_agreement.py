@@ -9,7 +9,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import exact_match_hf_evaluate
 from lm_eval.filters import build_filter_ensemble
 
-from treeopo.problems.grading import grade
+from treeopo.problems.graders.number import grade
 from treeopo.records import Problem
 
 TASK = yaml.safe_load((Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / "gsm8k.yaml").read_text())

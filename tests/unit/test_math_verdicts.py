@@ -1,4 +1,4 @@
-"""Completions and their verdicts in the family `math`, written by hand; the pool says what math-verify says."""
+"""Completions and their verdicts by the grader `math`, written by hand; the pool says what math-verify says."""
 
 from collections.abc import AsyncIterator
 
@@ -6,9 +6,9 @@ import pytest
 import pytest_asyncio
 from math_verify import LatexExtractionConfig, parse, verify
 
-from treeopo.problems.grader import Grader, open_grader
-from treeopo.problems.math_answers import MAX_ANSWER_CHARS, math_answer, quick_verdict, spelled_answer
-from treeopo.problems.settings import Family, GradingSettings
+from treeopo.problems.graders import OpenGrader, open_grader
+from treeopo.problems.graders.math import MAX_ANSWER_CHARS, math_answer, quick_verdict, spelled_answer
+from treeopo.problems.settings import GradingSettings
 from treeopo.records import Problem
 
 VERDICTS = [
@@ -89,23 +89,24 @@ VERDICTS = [
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def grader() -> AsyncIterator[Grader]:
-    async with open_grader(Family.MATH, GradingSettings(workers=1, deadline_seconds=60)) as opened:
+async def grader() -> AsyncIterator[OpenGrader]:
+    async with open_grader("math", GradingSettings(workers=1, deadline_seconds=60)) as opened:
         yield opened
 
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("gold", "answer", "right"), VERDICTS)
-async def test_the_verdict_is_the_one_written_here(grader: Grader, gold: str, answer: str, right: bool) -> None:
+async def test_the_verdict_is_the_one_written_here(grader: OpenGrader, gold: str, answer: str, right: bool) -> None:
     assert await grader(Problem("p", "?", gold), f"Thus it is $\\boxed{{{answer}}}$.") == float(right)
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_the_pool_says_what_math_verify_says_of_the_same_latex(grader: Grader) -> None:
+async def test_the_pool_says_what_math_verify_says_of_the_same_latex(grader: OpenGrader) -> None:
     config = [LatexExtractionConfig(boxed_match_priority=0)]
     for gold, answer, _ in VERDICTS:
         golds, answers = (parse(f"\\boxed{{{latex}}}", config) for latex in (gold, answer))
-        assert await grader._pool.verify(gold, answer) == verify(golds, answers), (gold, answer)  # type: ignore[attr-defined]
+        reply = await grader._pool.grade(Problem("p", "?", gold), f"\\boxed{{{answer}}}")
+        assert reply.value == float(verify(golds, answers)), (gold, answer)
 
 
 def test_the_table_is_as_long_as_promised() -> None:

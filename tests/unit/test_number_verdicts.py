@@ -1,4 +1,4 @@
-"""Completions and their verdicts in the family `number`, written by hand; and how they stand to GSM8K's own scorer."""
+"""Completions and their verdicts by the grader `number`, written by hand; and how they stand to GSM8K's own scorer."""
 
 import re
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treeopo.problems import grade
-from treeopo.problems.grading import grade_strict
+from treeopo.problems.graders.number import grade_strict
 from treeopo.records import Problem
 
 VERDICTS = [

@@ -14,7 +14,7 @@ from treeopo.evaluation.settings import PeriodicSettings
 
 
 class Recording:
-    """A sink that keeps what it is given."""
+    """A tracker that keeps what it is given."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, dict[str, float]]] = []
@@ -31,11 +31,11 @@ class Policy:
 
     def __init__(self, accuracy: Mapping[int, float], best: Path, *, every: int = 2, last: int = 100) -> None:
         self.version = 0
-        self.sink = Recording()
+        self.tracker = Recording()
         self.gate = asyncio.Event()
         self.gate.set()
         self._accuracy = accuracy
-        self.evaluation = PeriodicEvaluation(self._score, self._save, [self.sink], best, every, last)
+        self.evaluation = PeriodicEvaluation(self._score, self._save, self.tracker, best, every, last)
 
     async def _score(self) -> Scores:
         right = round(10 * self._accuracy[self.version])
@@ -58,8 +58,8 @@ async def test_versions_are_evaluated_at_the_interval_and_at_the_end(tmp_path: P
     for version in range(8):
         await policy.serve(version)
     await policy.evaluation.settled()
-    assert [step for step, _ in policy.sink.rows] == [0, 3, 6, 7]
-    assert policy.sink.rows[0][1]["eval_truncated_share"] == 0.1
+    assert [step for step, _ in policy.tracker.rows] == [0, 3, 6, 7]
+    assert policy.tracker.rows[0][1]["eval/truncated_share"] == 0.1
 
 
 async def test_the_best_version_s_adapter_is_kept_with_its_figures(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ async def test_the_best_version_s_adapter_is_kept_with_its_figures(tmp_path: Pat
     assert (tmp_path / "best" / "adapter").read_text() == "2"  # the first of equals
     record = read_best(tmp_path / "best")
     assert record is not None
-    assert (record["version"], record["eval_pass_at_1"]) == (2, 0.9)
-    assert record["eval_pass_at_1_low"] < 0.9 < record["eval_pass_at_1_high"]
+    assert (record["version"], record["eval/pass_at_1"]) == (2, 0.9)
+    assert record["eval/pass_at_1_low"] < 0.9 < record["eval/pass_at_1_high"]
     assert [path.name for path in tmp_path.iterdir()] == ["best"]  # no candidate left
 
 
@@ -95,7 +95,7 @@ async def test_the_next_publication_waits_for_the_evaluation_of_the_version_that
     policy.gate.set()
     await publication
     assert policy.version == 1
-    assert [step for step, _ in policy.sink.rows] == [0]
+    assert [step for step, _ in policy.tracker.rows] == [0]
 
 
 async def test_a_failed_evaluation_is_raised_where_it_is_waited_for(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ async def test_a_failed_evaluation_is_raised_where_it_is_waited_for(tmp_path: Pa
     async def save(directory: Path) -> None:
         directory.mkdir()
 
-    evaluation = PeriodicEvaluation(dead, save, [], tmp_path / "best", every=1, last=9)
+    evaluation = PeriodicEvaluation(dead, save, Recording(), tmp_path / "best", every=1, last=9)
     await evaluation.start(0)
     with pytest.raises(EngineDeadError, match="the engine died"):
         await evaluation.settled()
@@ -118,10 +118,10 @@ async def test_a_cancelled_evaluation_leaves_no_task(tmp_path: Path) -> None:
     await policy.serve(0)
     await policy.evaluation.cancel()
     assert len(asyncio.all_tasks()) == 1
-    assert policy.sink.rows == []
+    assert policy.tracker.rows == []
 
 
 @pytest.mark.parametrize("settings", [{"every": 0}, {"limit": 0}])
 def test_impossible_settings_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="must be at least 1"):
-        PeriodicSettings(**settings)
+        PeriodicSettings(**settings)  # type: ignore[arg-type]

@@ -10,7 +10,6 @@ from treeopo.engines.scripted import CharTokenizer
 from treeopo.errors import ConfigError, ProblemError
 from treeopo.problems.problem_set import ProblemSet, PromptTemplate
 from treeopo.problems.prompting import Message, Prompter, PromptSettings
-from treeopo.problems.settings import Family
 from treeopo.records import Problem
 
 PROBLEM = Problem("p", "How many?", "3")
@@ -63,7 +62,7 @@ def test_a_chat_prompt_is_the_tokenizer_s_and_examples_are_earlier_turns(example
 def test_a_chat_asks_for_the_answer_in_the_form_that_is_graded() -> None:
     chat = PromptSettings(style="chat")
     assert "####" in shown(chat)[0]
-    text, _ = shown(chat, ProblemSet("latex", (PROBLEM,), family=Family.MATH))
+    text, _ = shown(chat, ProblemSet("latex", (PROBLEM,), grader="math"))
     assert "\\boxed{}" in text
     assert "####" not in text
 

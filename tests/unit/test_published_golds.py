@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from treeopo.problems import grade, load_problem_set, parse_number
-from treeopo.problems.grader import open_grader
-from treeopo.problems.grading import grade_strict
-from treeopo.problems.grading_pool import GradingPool
-from treeopo.problems.settings import Family, GradingSettings
+from treeopo.problems.graders import open_grader
+from treeopo.problems.graders.number import grade_strict
+from treeopo.problems.graders.pool import GradingPool
+from treeopo.problems.settings import GradingSettings
 from treeopo.tasks import gather_or_cancel
 
 DATA = Path(__file__).parents[3] / "shared/data"
@@ -38,27 +38,27 @@ def test_every_gsm8k_gold_is_right_for_itself_and_for_its_neighbour_only_if_equa
 @needs_math
 async def test_every_math500_gold_is_right_for_itself_by_spelling_and_by_algebra() -> None:
     problem_set = load_problem_set(str(MATH / "math500.jsonl"))
-    assert problem_set.family is Family.MATH
+    assert problem_set.grader == "math"
     assert len({problem.id for problem in problem_set}) == 500
     settings = GradingSettings(workers=1, deadline_seconds=60)
-    async with open_grader(Family.MATH, settings) as grader:
+    async with open_grader("math", settings) as grader:
         assert all([await grader(problem, problem.solution or "") == 1.0 for problem in problem_set])
-    pool = GradingPool(settings)
+    pool = GradingPool("math", settings)
     try:
-        verdicts = await gather_or_cancel(pool.verify(problem.answer, problem.answer) for problem in problem_set)
+        replies = await gather_or_cancel(pool.grade(problem, f"\\boxed{{{problem.answer}}}") for problem in problem_set)
     finally:
         await pool.close()
-    assert [problem.id for problem, right in zip(problem_set, verdicts, strict=True) if not right] == []
+    assert [problem.id for problem, reply in zip(problem_set, replies, strict=True) if reply.value != 1.0] == []
 
 
 @needs_math
 async def test_no_math500_gold_is_right_for_its_neighbour_unless_equal() -> None:
     problems = load_problem_set(str(MATH / "math500.jsonl")).problems
     taken = set()
-    async with open_grader(Family.MATH, GradingSettings(workers=1, deadline_seconds=60)) as grader:
+    async with open_grader("math", GradingSettings(workers=1, deadline_seconds=60)) as grader:
         for problem, neighbour in pairwise([*problems, problems[0]]):
             right = await grader(problem, neighbour.solution or "")
             if right and problem.answer != neighbour.answer:
                 taken.add(problem.id)
-        assert grader.take_counts() == {"grader_timeouts": 0.0, "grader_restarts": 0.0}
+        assert grader.take_counts() == {"grader/timeouts": 0.0, "grader/restarts": 0.0, "grader/errors": 0.0}
     assert taken == set(EQUAL_NEIGHBOURS)

@@ -6,6 +6,7 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Final
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from treeopo.search.settings import SearchSettings
 PROBLEM = Problem("p", "How many?", "GOLD", solution="WORKED")
 PROMPT = "Q: How many?\n\n"
 TOKENIZE = CharTokenizer()
-ALL = ("step", "solution", "subquestion", "reanswer", "rephrase")
+ALL: Final = ("step", "solution", "subquestion", "reanswer", "rephrase")
 PROMPTED = {Action.SUBQUESTION, Action.REANSWER, Action.REPHRASE}
 OPENING = {  # by what ends the prompt, what comes back begins with
     "sub-question and its answer:\n\n": "Sub",
@@ -207,7 +208,8 @@ async def test_the_tree_depends_on_the_seed_alone_whatever_answers_first(leaves:
 
 async def test_a_build_gives_the_same_trees_whatever_its_concurrency() -> None:
     async def build(concurrency: int) -> list[ProblemTree]:
-        engine, trees = Recorder(teacher, shuffle=concurrency), []
+        engine = Recorder(teacher, shuffle=concurrency)
+        trees: list[ProblemTree] = []
         problems = [Problem(str(number), f"{number}?", "1") for number in range(6)]
         parts = (engine, grade, TOKENIZE, SearchSettings(actions=ALL), 3, trees.extend)
         await build_trees(problems, 0, encode_question, *parts, concurrency=concurrency, score=engine)

@@ -8,14 +8,18 @@ from treeopo_storage import ProblemTree
 
 from treeopo.engines.scripted import CharTokenizer, Pieces, ScriptedEngine
 from treeopo.errors import ConfigError
-from treeopo.problems import ProblemSet
+from treeopo.problems.graders import load_grader
 from treeopo.records import Problem
 from treeopo.search.problem import search_problem
 from treeopo.search.settings import SearchSettings
 
 PROBLEM = Problem("p", "?", "1")
 TOKENIZE = CharTokenizer()
-ANSWER = ProblemSet("test", (PROBLEM,)).answer
+ANSWER = load_grader("number").answer
+
+
+async def read_answer(text: str) -> str:
+    return ANSWER(text)
 
 
 def teacher(prompt: str, rng: random.Random, version: int) -> Pieces:
@@ -31,7 +35,9 @@ async def search(gold: str, reward: str) -> ProblemTree:
 
     chosen = SearchSettings(rollouts=80, branching=12, reward=reward)  # type: ignore[arg-type]
     engine = ScriptedEngine(teacher)
-    return await search_problem(PROBLEM, TOKENIZE.encode("?"), engine, grade, TOKENIZE, chosen, seed=3, answer=ANSWER)
+    return await search_problem(
+        PROBLEM, TOKENIZE.encode("?"), engine, grade, TOKENIZE, chosen, seed=3, answer=read_answer
+    )
 
 
 async def test_the_gold_answer_has_no_say_in_a_search_by_vote() -> None:

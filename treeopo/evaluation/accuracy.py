@@ -1,13 +1,14 @@
 """Completions of a problem set by whatever an engine serves, graded: one greedy, the others at temperature 1."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from treeopo.errors import ProblemError
+from treeopo.evaluation.intervals import is_binary
 from treeopo.ports import Generate, Grade
 from treeopo.records import FinishReason, Problem, Request
 from treeopo.seeds import derive_seed
@@ -45,7 +46,7 @@ class Question:
 class Scores:
     """Rewards and final answers of M problems: greedy (M,), sampled (M, S), answers (M, S) of the sampled ones.
 
-    `grader` holds what grading them cost: `grader_timeouts` and `grader_restarts`.
+    `grader` holds what grading them cost: `grader/timeouts`, `grader/restarts` and `grader/errors`.
     """
 
     problem_ids: tuple[str, ...]
@@ -57,14 +58,20 @@ class Scores:
 
     @property
     def pass_at_1(self) -> float:
+        """Mean greedy reward: the share of right answers where rewards are 0 or 1."""
         return float(self.greedy.mean())
 
+    @property
+    def is_binary(self) -> bool:
+        """Whether every reward is 0 or 1."""
+        return is_binary(self.greedy) and is_binary(self.sampled)
 
-async def evaluate(
+
+async def complete_and_grade(
     questions: Sequence[Question],
     generate: Generate,
     grade: Grade,
-    answer: Callable[[str], str],
+    answer: Callable[[str], Awaitable[str]],
     *,
     max_new_tokens: int,
     samples: int,
@@ -72,7 +79,7 @@ async def evaluate(
     on_completion: Callable[[Graded], None] = lambda graded: None,
     done: Mapping[tuple[str, int], Graded] | None = None,
 ) -> Scores:
-    """Complete every problem greedily and `samples` times at temperature 1, and grade it.
+    """Complete every problem greedily and `samples` times at temperature 1, grade it and read its final answer.
 
     Sample s of problem m depends on (seed, m, s) and the model alone. `done` holds completions of an earlier, stopped
     evaluation by (problem id, sample): they are taken as they are and not reported again.
@@ -80,6 +87,7 @@ async def evaluate(
     Raises:
         ProblemError: there is no problem, or two of them share an id.
         EngineError: the engine refused a request.
+        GraderError: the grader fails again and again.
     """
     if not questions:
         raise ProblemError("there is no problem to evaluate on; check the problem set and the limit")
@@ -109,7 +117,7 @@ async def evaluate(
             question.problem.id,
             sample,
             completion.text,
-            "" if cut else answer(completion.text),
+            "" if cut else await answer(completion.text),
             reward,
             cut,
             len(completion.token_ids),

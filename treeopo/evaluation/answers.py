@@ -76,7 +76,7 @@ class Answers:
             (self._directory / "scores.json").write_bytes(_EVALUATIONS.dump_json(evaluations, indent=2) + b"\n")
 
     def _check(self, path: Path, settings: str) -> None:
-        if path.exists() and path.read_text(encoding="utf-8") != settings:
+        if path.exists() and _current(json.loads(path.read_text(encoding="utf-8"))) != json.loads(settings):
             raise RunError(f"{path.parent}: holds an evaluation with other settings; choose another --output")
         path.write_text(settings, encoding="utf-8")
 
@@ -90,6 +90,14 @@ class Answers:
             graded = _GRADED.validate_python({key: row[key] for key in row.keys() - {"problems", "model"}})
             self._done.setdefault((row["problems"], row["model"]), {})[graded.problem_id, graded.sample] = graded
         return lines
+
+
+def _current(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings under today's names: version 0.1 called `grading.grader` `grading.family`."""
+    grading = dict(settings.get("grading", {}))
+    if "family" in grading:
+        grading["grader"] = grading.pop("family")
+    return {**settings, "grading": grading} if grading else settings
 
 
 def read_evaluations(directory: Path) -> tuple[Evaluation, ...] | None:

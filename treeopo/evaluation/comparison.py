@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from treeopo.evaluation.accuracy import Scores
-from treeopo.evaluation.estimators import majority_at_k, pass_at_k
+from treeopo.evaluation.estimators import best_at_k, majority_at_k, pass_at_k
 from treeopo.evaluation.intervals import (
+    Floats,
     Interval,
     bootstrap_interval,
     mcnemar_p_value,
@@ -18,9 +19,11 @@ from treeopo.evaluation.intervals import (
 
 @dataclass(frozen=True, slots=True)
 class ModelScore:
-    """One model on one problem set. `greedy` is pass@1 at temperature 0. Over the temperature-1 samples, by k: pass_at
-    (pass_at[1] is sampled pass@1) and majority_at; both are empty where none was drawn. Answers whose grading timed out
-    are wrong and counted in `grader_timeouts`; `grader_restarts` counts the grading processes replaced.
+    """One model on one problem set. `greedy` is pass@1 at temperature 0, or the mean reward where rewards are
+    fractional. Over the temperature-1 samples, by k: pass_at (pass_at[1] is sampled pass@1; with fractional rewards the
+    highest reward of k samples) and majority_at; both are empty where none was drawn. Answers whose grading timed out
+    are wrong and counted in `grader_timeouts`, those at which the grader failed in `grader_errors`; `grader_restarts`
+    counts the grading processes replaced.
     """
 
     label: str
@@ -30,6 +33,7 @@ class ModelScore:
     truncated: int
     grader_timeouts: int = 0
     grader_restarts: int = 0
+    grader_errors: int = 0
 
     @property
     def sampled(self) -> Interval | None:
@@ -38,43 +42,54 @@ class ModelScore:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """First minus second model on the same problems; `p_value` is McNemar's exact test of the greedy answers."""
+    """First minus second model on the same problems; `p_value` is McNemar's exact test of the greedy answers, None
+    where rewards are fractional.
+    """
 
     greedy: Interval
-    p_value: float
+    p_value: float | None
     sampled: Interval | None
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One or two models on the `count` problems of a set."""
+    """One or two models on the `count` problems of a set. is_binary: every reward is 0 or 1."""
 
     problems: str
     count: int
     scores: tuple[ModelScore, ...]
     difference: Difference | None
+    is_binary: bool = True
 
 
-def compare(problems: str, labels: Sequence[str], scores: Sequence[Scores]) -> Evaluation:
-    """Wilson's intervals for greedy accuracy, Newcombe's for their difference; the rest: bootstrap by problem."""
-    rows = tuple(_score(label, score) for label, score in zip(labels, scores, strict=True))
-    difference = _difference(*scores) if len(scores) == 2 else None
-    return Evaluation(problems, len(scores[0].greedy), rows, difference)
+def compare_models(problems: str, labels: Sequence[str], scores: Sequence[Scores]) -> Evaluation:
+    """Wilson's intervals for greedy accuracy, Newcombe's for their difference; the rest: bootstrap by problem, and all
+    of it where some reward is neither 0 nor 1.
+    """
+    binary = all(score.is_binary for score in scores)
+    rows = tuple(_score(label, score, binary) for label, score in zip(labels, scores, strict=True))
+    difference = _difference(scores[0], scores[1], binary) if len(scores) == 2 else None
+    return Evaluation(problems, len(scores[0].greedy), rows, difference, binary)
 
 
-def _score(label: str, scores: Scores) -> ModelScore:
-    samples = scores.sampled.shape[1]
-    budgets = _budgets(samples)
-    correct_M = scores.sampled.sum(axis=1).astype(np.int64)
+def _score(label: str, scores: Scores, binary: bool) -> ModelScore:
+    budgets = _budgets(scores.sampled.shape[1])
     return ModelScore(
         label,
-        wilson_interval(scores.greedy),
-        {k: bootstrap_interval(pass_at_k(correct_M, samples, k)) for k in budgets},
+        wilson_interval(scores.greedy) if binary else bootstrap_interval(scores.greedy),
+        {k: bootstrap_interval(_best(scores.sampled, k, binary)) for k in budgets},
         {k: bootstrap_interval(majority_at_k(scores.answers, scores.sampled, k)) for k in budgets if k > 2},
         scores.truncated,
-        grader_timeouts=int(scores.grader.get("grader_timeouts", 0)),
-        grader_restarts=int(scores.grader.get("grader_restarts", 0)),
+        grader_timeouts=int(scores.grader.get("grader/timeouts", 0)),
+        grader_restarts=int(scores.grader.get("grader/restarts", 0)),
+        grader_errors=int(scores.grader.get("grader/errors", 0)),
     )
+
+
+def _best(sampled_MS: Floats, k: int, binary: bool) -> Floats:
+    if not binary:
+        return best_at_k(sampled_MS, k)
+    return pass_at_k(sampled_MS.sum(axis=1).astype(np.int64), sampled_MS.shape[1], k)
 
 
 def _budgets(samples: int) -> list[int]:
@@ -83,10 +98,11 @@ def _budgets(samples: int) -> list[int]:
     return sorted({*powers, samples} - {0})
 
 
-def _difference(first: Scores, second: Scores) -> Difference:
+def _difference(first: Scores, second: Scores, binary: bool) -> Difference:
     sampled = None
     if first.sampled.size:
         sampled = bootstrap_interval(first.sampled.mean(axis=1) - second.sampled.mean(axis=1))
-    return Difference(
-        paired_difference_interval(first.greedy, second.greedy), mcnemar_p_value(first.greedy, second.greedy), sampled
-    )
+    if not binary:
+        return Difference(bootstrap_interval(first.greedy - second.greedy), None, sampled)
+    greedy = paired_difference_interval(first.greedy, second.greedy)
+    return Difference(greedy, mcnemar_p_value(first.greedy, second.greedy), sampled)

@@ -38,6 +38,20 @@ def wilson_interval(outcomes_M: Floats, confidence: float = 0.95) -> Interval:
     return Interval(share, min(share, max(0.0, float(centre - half))), max(share, min(1.0, float(centre + half))))
 
 
+def is_binary(outcomes: Floats) -> bool:
+    """Whether every outcome is 0 or 1."""
+    return bool(np.isin(outcomes, (0.0, 1.0)).all())
+
+
+def mean_interval(rewards_M: Floats) -> Interval:
+    """The mean of M rewards, one a problem: Wilson's interval where all are 0 or 1, else the bootstrap's.
+
+    Raises:
+        ValueError: there is no reward.
+    """
+    return wilson_interval(rewards_M) if is_binary(rewards_M) else bootstrap_interval(rewards_M)
+
+
 def bootstrap_interval(values_M: Floats, confidence: float = 0.95, seed: int = 0) -> Interval:
     """Percentile bootstrap for the mean of M values, one a problem: problems are resampled, not their samples.
 

@@ -11,12 +11,12 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from treeopo.evaluation.accuracy import Scores
-from treeopo.evaluation.intervals import wilson_interval
-from treeopo.ports import MetricSink
+from treeopo.evaluation.intervals import mean_interval
+from treeopo.ports import Tracker
 
 BEST_RECORD = "evaluation.json"
 
@@ -32,14 +32,14 @@ class PeriodicEvaluation:
         self,
         score: Callable[[], Awaitable[Scores]],
         save_adapter: Callable[[Path], Awaitable[None]],
-        sinks: Sequence[MetricSink],
+        tracker: Tracker,
         best: Path,
         every: int,
         last: int,
     ) -> None:
         self._score = score
         self._save_adapter = save_adapter
-        self._sinks = sinks
+        self._tracker = tracker
         self._best = best
         self._every = every
         self._last = last
@@ -72,17 +72,16 @@ class PeriodicEvaluation:
 
     async def _evaluate(self, version: int, candidate: Path) -> None:
         scores = await self._score()
-        accuracy = wilson_interval(scores.greedy)
+        accuracy = mean_interval(scores.greedy)
         figures = {
-            "eval_pass_at_1": accuracy.estimate,
-            "eval_pass_at_1_low": accuracy.low,
-            "eval_pass_at_1_high": accuracy.high,
-            "eval_truncated_share": scores.truncated / len(scores.greedy),
+            "eval/pass_at_1": accuracy.estimate,
+            "eval/pass_at_1_low": accuracy.low,
+            "eval/pass_at_1_high": accuracy.high,
+            "eval/truncated_share": scores.truncated / len(scores.greedy),
         }
-        for sink in self._sinks:
-            sink.write(version, figures)
+        self._tracker.write(version, figures)
         record = read_best(self._best)
-        if record is None or accuracy.estimate > record["eval_pass_at_1"]:
+        if record is None or accuracy.estimate > record["eval/pass_at_1"]:
             (candidate / BEST_RECORD).write_text(json.dumps({"version": version, **figures}) + "\n", encoding="utf-8")
             _replace(candidate, self._best)
         else:
@@ -95,7 +94,7 @@ def read_best(directory: Path) -> dict[str, float] | None:
     if not path.exists():
         return None
     record: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-    return record
+    return {name.replace("eval_", "eval/"): value for name, value in record.items()}  # version 0.1 wrote eval_...
 
 
 def _replace(new: Path, place: Path) -> None:

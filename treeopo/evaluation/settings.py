@@ -1,4 +1,4 @@
-"""What a run is evaluated on beside training. Needs no event loop."""
+"""Settings of the evaluation beside training. Needs no event loop."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,16 @@ from treeopo.errors import require
 
 @dataclass(frozen=True, slots=True)
 class PeriodicSettings:
-    """problems: the set to evaluate on while training (None: none), its first `limit` problems, greedily. every: so
-    many optimiser steps apart; the untrained student and the last version are evaluated too.
-    """
+    """Greedy pass@1 beside training; the untrained student and the last version are always evaluated."""
 
     problems: str | None = None
+    """The problem set, named as for `treeopo eval`; none: no evaluation."""
+
     every: int = 20
+    """Optimiser steps between two evaluations."""
+
     limit: int = 100
+    """Its first so many problems."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, f"evaluation.every is {self.every}; it must be at least 1")

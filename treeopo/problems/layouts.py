@@ -13,32 +13,35 @@ from itertools import chain
 from typing import Any
 
 from treeopo.errors import ProblemError
-from treeopo.problems.answers import ANSWER_MARK, last_boxed
-from treeopo.problems.grading import parse_number, strip_calculator
+from treeopo.problems.answers import ANSWER_MARK
+from treeopo.problems.graders import DEFAULT_GRADER, GRADERS, load_grader
+from treeopo.problems.graders.base import described, shortened
+from treeopo.problems.graders.number import strip_calculator
 from treeopo.problems.problem_set import STEP_SEPARATOR
 from treeopo.problems.rows import Row
-from treeopo.problems.settings import Family
 from treeopo.records import Problem
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Columns of a row. `is_worked`: the answer column holds a worked solution that states the gold in the family's own
-    way (`####`, `\\boxed{}`). `id`: columns that tell rows apart; without them it is the hash of the question.
+    """Columns of a row. grader: None where the layout says nothing of it. is_worked: the answer column holds a worked
+    solution that states the gold in the grader's own way (`####`, `\\boxed{}`). id: columns that tell rows apart;
+    without them, or where `needs_id` is off and the row has none, it is the hash of the question.
     """
 
     question: str
     answer: str
-    family: Family
+    grader: str | None = None
     solution: str | None = None
     id: tuple[str, ...] = ()
     is_worked: bool = False
+    needs_id: bool = True
 
 
-GSM8K = Layout("question", "answer", Family.NUMBER, solution="answer", is_worked=True)
-GSM_SYMBOLIC = Layout("question", "answer", Family.NUMBER, solution="answer", id=("id", "instance"), is_worked=True)
-MATH = Layout("problem", "solution", Family.MATH, solution="solution", is_worked=True)
-MATH_500 = Layout("problem", "answer", Family.MATH, solution="solution", id=("unique_id",))
+GSM8K = Layout("question", "answer", "number", solution="answer", is_worked=True)
+GSM_SYMBOLIC = Layout("question", "answer", "number", solution="answer", id=("id", "instance"), is_worked=True)
+MATH = Layout("problem", "solution", "math", solution="solution", is_worked=True)
+MATH_500 = Layout("problem", "answer", "math", solution="solution", id=("unique_id",))
 
 
 def recognise(row: Any) -> Layout:
@@ -49,8 +52,13 @@ def recognise(row: Any) -> Layout:
     return GSM_SYMBOLIC if {"id", "instance"} <= columns else GSM8K
 
 
-def read_problems(rows: Iterable[Row], name: str, layout: Layout | None) -> tuple[Layout, list[Problem]]:
-    """Every row as a problem; the first one's columns decide where no layout is given. No rows, no problems.
+def read_problems(
+    rows: Iterable[Row], name: str, layout: Layout | None, grader: str | None = None
+) -> tuple[str, list[Problem]]:
+    """The grader's name, and every row as a problem; the first one's columns decide where no layout is given.
+
+    `grader`, if given, grades in the place of the layout's own. It also reads the gold answers, unless it is one that
+    ships and the layout has its own: GSM8K states its golds in GSM8K's way, whatever compares them.
 
     An id does not depend on the order of the rows: a single id column as it is, several after the set's `name`, else
     the hash of the question. Rows that share one are told apart by a number.
@@ -61,32 +69,50 @@ def read_problems(rows: Iterable[Row], name: str, layout: Layout | None) -> tupl
     rows = iter(rows)
     first = next(rows, None)
     if first is None:
-        return layout or GSM8K, []
+        return grader or DEFAULT_GRADER, []
     layout = layout or recognise(first[1])
+    reader = layout.grader if layout.grader and (grader is None or grader in GRADERS) else grader or DEFAULT_GRADER
     problems: list[Problem] = []
     seen: Counter[str] = Counter()
     for where, row in chain([first], rows):
-        problem = _problem(row, where, name, layout)
+        problem = _problem(row, where, name, layout, reader)
         seen[problem.id] += 1
         again = f"-{seen[problem.id]}" if seen[problem.id] > 1 else ""
         problems.append(Problem(problem.id + again, problem.question, problem.answer, problem.solution))
-    return layout, problems
+    return grader or reader, problems
 
 
-def _problem(row: Any, where: str, name: str, layout: Layout) -> Problem:
+def _problem(row: Any, where: str, name: str, layout: Layout, reader: str) -> Problem:
+    if isinstance(row, Problem):
+        _gold(row.answer, where, "answer", reader, worked=False)
+        return row
     question, answer = (_text(row, column, layout.is_worked) for column in (layout.question, layout.answer))
     if question is None or answer is None:
         columns = f"`{layout.question}` and `{layout.answer}`"
         raise ProblemError(f"{where}: needs an object with the texts {columns}; mend or remove the row")
-    gold = _gold(answer, layout)
-    if gold is None:
-        wanted = {Family.MATH: "an answer" if not layout.is_worked else "a closed \\boxed{} with an answer"}
-        stated = wanted.get(layout.family, f"`{ANSWER_MARK} number`" if layout.is_worked else "one number")
-        raise ProblemError(f"{where}: `{layout.answer}` does not end in {stated}; mend or remove the row")
+    gold = _gold(answer, where, layout.answer, reader, layout.is_worked)
     solution = _text(row, layout.solution, True) if layout.solution else None
-    if solution is not None and layout.family is not Family.MATH and layout.is_worked:
-        solution = _steps(solution, gold)
+    if solution is not None and layout.grader == "number" and layout.is_worked and ANSWER_MARK in solution:
+        solution = _steps(solution)
     return Problem(_id(row, where, name, question, layout), question, gold, solution)
+
+
+def _gold(answer: str, where: str, column: str, reader: str, worked: bool) -> str:
+    """The gold answer that a column states.
+
+    Raises:
+        ProblemError: it states none.
+    """
+    parse_gold = load_grader(reader).parse_gold
+    try:
+        gold = parse_gold(answer, worked=worked)
+    except ValueError as error:
+        raise ProblemError(f"{where}: `{column}` {shortened(str(error))}; mend or remove the row") from None
+    except Exception as error:  # whatever a user's grader raises
+        raise ProblemError(f"{where}: `{column}`: parse_gold of grader {reader} raised {described(error)}") from error
+    if not isinstance(gold, str) or not gold:
+        raise ProblemError(f"{where}: `{column}`: parse_gold of grader {reader} returned no text but {gold!r:.80}")
+    return gold
 
 
 def _text(row: Any, column: str, is_text: bool) -> str | None:
@@ -97,25 +123,15 @@ def _text(row: Any, column: str, is_text: bool) -> str | None:
     return value if isinstance(value, str) and value.strip() else None
 
 
-def _gold(answer: str, layout: Layout) -> str | None:
-    if layout.family is Family.MATH:
-        boxed = last_boxed(answer)
-        gold = boxed if boxed is not None or layout.is_worked else answer
-        return gold.strip() if gold and gold.strip() else None
-    _, mark, rest = answer.rpartition(ANSWER_MARK)
-    if layout.is_worked and not mark:
-        return None
-    return rest.strip() if parse_number(rest) is not None else None
-
-
-def _steps(answer: str, gold: str) -> str:
+def _steps(answer: str) -> str:
     """GSM8K's worked solution as treeopo writes them: no calculator marks, a blank line between steps."""
-    lines = (strip_calculator(line).strip() for line in answer.rpartition(ANSWER_MARK)[0].splitlines())
-    return STEP_SEPARATOR.join([*(line for line in lines if line), f"{ANSWER_MARK} {gold}"])
+    steps, _, gold = answer.rpartition(ANSWER_MARK)
+    lines = (strip_calculator(line).strip() for line in steps.splitlines())
+    return STEP_SEPARATOR.join([*(line for line in lines if line), f"{ANSWER_MARK} {gold.strip()}"])
 
 
 def _id(row: Mapping[str, Any], where: str, name: str, question: str, layout: Layout) -> str:
-    if not layout.id:
+    if not layout.id or not (layout.needs_id or set(layout.id) <= set(row)):
         return f"{name}-{hashlib.sha256(question.encode()).hexdigest()[:12]}"
     values = [row.get(column) for column in layout.id]
     if any(value is None or value == "" for value in values):

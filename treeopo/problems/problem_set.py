@@ -1,21 +1,13 @@
-"""Problems together with the text that asks them and the family that grades them."""
+"""Problems together with the text that asks them and the name of what grades them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from treeopo.errors import ConfigError
-from treeopo.problems.grading import number_answer, number_answer_strict
-from treeopo.problems.math_answers import spelled_answer
-from treeopo.problems.settings import Family
+from treeopo.problems.settings import DEFAULT_GRADER
 from treeopo.records import Problem
 
 STEP_SEPARATOR = "\n\n"
-
-_CANONICAL = {
-    Family.NUMBER: number_answer,
-    Family.NUMBER_STRICT: number_answer_strict,
-    Family.MATH: spelled_answer,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +30,18 @@ class PromptTemplate:
 
 @dataclass(frozen=True, slots=True)
 class ProblemSet:
-    """Problems, their prompt template and the family they are graded by; `spec` is the name they were asked for by."""
+    """Problems, their prompt template and the name of their grader; `spec` is the name they were asked for by."""
 
     spec: str
     problems: tuple[Problem, ...]
     template: PromptTemplate = PromptTemplate()
-    family: Family = Family.NUMBER
+    grader: str = DEFAULT_GRADER
 
     def __len__(self) -> int:
         return len(self.problems)
 
     def __iter__(self) -> Iterator[Problem]:
         return iter(self.problems)
-
-    def answer(self, text: str) -> str:
-        """The final answer in `text` in the family's canonical form, by which answers are counted; empty: none."""
-        return _CANONICAL[self.family](text)
 
     def prompt(self, problem: Problem) -> str:
         """The root prompt of `problem`'s tree."""

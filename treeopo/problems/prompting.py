@@ -6,20 +6,12 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from treeopo.errors import ConfigError, ProblemError, require
+from treeopo.problems.graders import load_grader
 from treeopo.problems.problem_set import STEP_SEPARATOR, ProblemSet, PromptTemplate
-from treeopo.problems.settings import Family
 from treeopo.problems.spec import load_problems
 from treeopo.records import Problem
 
 Message = dict[str, str]
-
-_NUMBER_LINE = "End with a line that holds #### and the answer."
-_CHAT_ENDINGS = {
-    Family.NUMBER: _NUMBER_LINE,
-    Family.NUMBER_STRICT: _NUMBER_LINE,
-    Family.MATH: "Put the final answer in \\boxed{}.",
-}
-
 
 STOP_KEY = "stop"
 """Where a tree store's search settings keep the `stop` strings of its prompts."""
@@ -35,15 +27,19 @@ class Encode(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PromptSettings:
-    """style chat uses the tokenizer's own chat template, plain text suits base models. shots: worked examples before
-    the question, the first ones of the problem set `examples` that have a solution. template: a text file that names
-    {question} once, instead of the style's own.
-    """
+    """How a question is put to a model."""
 
     style: Literal["plain", "chat"] = "plain"
+    """plain: a text, which suits base models; chat: the tokenizer's own chat template."""
+
     shots: int = 0
+    """Worked examples before each question."""
+
     examples: str | None = None
+    """The problem set they come from: the first ones of it that have a worked solution."""
+
     template: Path | None = None
+    """A text file that names {question} once, instead of the style's own text."""
 
     def __post_init__(self) -> None:
         require(self.shots >= 0, f"prompt.shots is {self.shots}; it must not be negative")
@@ -66,7 +62,7 @@ class Prompter:
     def __init__(self, tokenizer: Encode, settings: PromptSettings, problem_set: ProblemSet) -> None:
         self._tokenizer = tokenizer
         self._chat = settings.style == "chat"
-        own = _chat_text(problem_set.family) if self._chat else problem_set.template.text
+        own = _chat_text(problem_set.grader) if self._chat else problem_set.template.text
         self._template = own if settings.template is None else _read(settings.template, self._chat)
         self._examples = _examples(settings)
         opening = self._template.partition("{question}")[0].strip()
@@ -94,8 +90,8 @@ class Prompter:
         return self._template.replace("{question}", problem.question)
 
 
-def _chat_text(family: Family) -> str:
-    ending = _CHAT_ENDINGS[family]
+def _chat_text(grader: str) -> str:
+    ending = load_grader(grader).prompt_ending
     return f"{{question}}\n\nSolve it step by step, with a blank line after each step. {ending}"
 
 

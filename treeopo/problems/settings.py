@@ -1,47 +1,59 @@
 """How answers are graded, and what grading may cost."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Literal, get_args
 
 from treeopo.errors import require
+from treeopo.plugins import is_path
 
 OnFailure = Literal["zero", "retry"]
 
+GRADERS = {
+    "number": "treeopo.problems.graders.number:NumberGrader",
+    "number-strict": "treeopo.problems.graders.number:StrictNumberGrader",
+    "math": "treeopo.problems.graders.math:MathGrader",
+}
+"""The graders that ship (docs/problems.md). Wherever one is named, `package.module:Name` names one of your own."""
 
-class Family(StrEnum):
-    """A rule that finds and compares final answers; every problem set has one (docs/problems.md).
-
-    number: the number after the last `####`, `\\boxed{}` or "answer is". number-strict: after the last `####` alone.
-    math: the LaTeX in the last `\\boxed{}` or after the last "answer is", compared by math-verify.
-    """
-
-    NUMBER = "number"
-    NUMBER_STRICT = "number-strict"
-    MATH = "math"
-
+DEFAULT_GRADER = "number"
 
 GRADER_KEY = "grader"
-"""Where a tree store's search settings name the family of its problems."""
+"""Where a tree store's search settings name the grader of its problems."""
 
 
 @dataclass(frozen=True, slots=True)
 class GradingSettings:
-    """family: in the place of the problem set's or the store's own. The rest is for math-verify.
-
-    workers: processes it runs in. deadline_seconds: what one answer may take in a worker that is ready; then the worker
-    is killed. memory_mib: address space of a worker. on_failure: an answer whose worker was killed or died is wrong
-    (zero), or is tried again in a new worker up to `retries` times (retry); it is counted either way.
+    """Which grader, and what one answer may cost. All but `grader` concern graders that run in processes of their own:
+    `math`, and those that users bring.
     """
 
-    family: Family | None = None
+    grader: str | None = None
+    """The grader, in the place of the problem set's or the store's own: number, number-strict, math, or
+    package.module:Name for one of your own.
+    """
+
     workers: int = 2
+    """Processes that grade; each has one answer at a time."""
+
     deadline_seconds: float = 5.0
+    """What one answer may take in a worker that is ready; then the worker is killed."""
+
     memory_mib: int = 2048
+    """Address space of a worker, in MiB."""
+
     on_failure: OnFailure = "zero"
+    """An answer whose worker was killed or died is worth 0 (zero), or is tried again in a new worker (retry); it is
+    counted either way.
+    """
+
     retries: int = 2
+    """How often such an answer is tried again, with on_failure retry."""
 
     def __post_init__(self) -> None:
+        require(
+            self.grader is None or self.grader in GRADERS or is_path(self.grader),
+            f"grader is {self.grader!r}; use one of {', '.join(GRADERS)}, or package.module:Name for one of your own",
+        )
         require(self.workers >= 1, f"workers is {self.workers}; grading needs at least 1")
         require(
             0 < self.deadline_seconds < float("inf"),

@@ -17,13 +17,16 @@ class EncodeWithEnd(Encode, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SolutionSettings:
-    """Which solutions to learn from instead of a store's solved traces: those of the set `problems`, the first `limit`
-    of them (None: all), each asked as `prompt` says.
-    """
+    """Worked solutions to learn from, instead of a store's solved traces."""
 
     problems: str | None = None
+    """The problem set that they belong to; none: the store's solved traces are learned from."""
+
     limit: int | None = None
+    """Take the first so many problems of it; none: all."""
+
     prompt: PromptSettings = field(default_factory=PromptSettings)
+    """How its questions are put."""
 
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit >= 1, f"solutions.limit is {self.limit}; it must be at least 1")

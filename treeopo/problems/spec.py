@@ -1,12 +1,16 @@
 """Names of problem sets, as a person types them.
 
-spec        = (generated | published | file) ["[" first ":" end "]"]     rows counted from 0, the end left out
+spec        = (generated | published | file | function) ["[" first ":" end "]"]   rows counted from 0, the end left out
 generated   = "staged-arithmetic" [":" difficulty] [":" split]
 difficulty  = "easy" (2-5 steps, the default) | "sparse" (5-6 steps)
 published   = "gsm8k" | "gsm-symbolic" [":" main|p1|p2] | "math" [":" subject] | "math500", then [":" split]
-file        = path [ "?question=COLUMN&answer=COLUMN" ["&solution=COLUMN"] ["&id=COLUMN"] ["&grader=FAMILY"] ]
+file        = path [ "?question=COLUMN&answer=COLUMN" ["&solution=COLUMN"] ["&id=COLUMN"] ["&grader=GRADER"] ]
+function    = module ":" name [":" split] [ "?grader=GRADER" ]
+GRADER      = "number" | "number-strict" | "math" | module ":" name
 
-A file is JSON Lines or, by its suffix, Parquet. Without column names it has those of GSM8K, GSM-Symbolic or MATH.
+A file is JSON Lines or, by its suffix, Parquet. Without column names it has those of GSM8K, GSM-Symbolic or MATH. A
+function is of your own and yields rows (`treeopo.problems.functions`). What a name means is decided in the order above,
+but that a file of that very name comes before a function.
 """
 
 import re
@@ -16,13 +20,15 @@ from itertools import chain, islice
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from treeopo.errors import ProblemError
+from treeopo.errors import ConfigError, ProblemError
+from treeopo.plugins import is_path
 from treeopo.problems import staged_arithmetic
+from treeopo.problems.functions import function_rows, open_function
+from treeopo.problems.graders import load_grader
 from treeopo.problems.layouts import Layout, read_problems
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.published import PUBLISHED
 from treeopo.problems.rows import Row, file_rows, hub_rows
-from treeopo.problems.settings import Family
 from treeopo.problems.staged_arithmetic import Difficulty, Split
 from treeopo.records import Problem
 
@@ -45,31 +51,36 @@ def load_problems(spec: str, limit: int | None = None) -> list[Problem]:
 
 
 def load_problem_set(
-    spec: str, limit: int | None = None, family: Family | None = None, split: str = "train"
+    spec: str, limit: int | None = None, grader: str | None = None, split: str = "train"
 ) -> ProblemSet:
     """The problem set named by `spec` (grammar above), at most `limit` problems of it, always in the same order.
 
-    It is graded by its own family or the one given. `split` is for a spec that names none; a set that was published
-    without it gives the one it has. The set's own `spec` names the split.
+    It is graded by its own grader or the one given, by name. `split` is for a spec that names none; a set that was
+    published without it gives the one it has. The set's own `spec` names the split.
 
     Raises:
         ProblemError: an unknown name, a missing file, an unreachable hub, or a bad row (named by file and line).
+        ConfigError: the grader is unknown, or lacks something.
     """
+    if grader is not None:
+        load_grader(grader)
     if limit is not None and limit < 1:
         raise ProblemError(f"limit {limit}: ask for at least one problem, or leave the limit out for all")
     asked = _sliced(spec)
     rows = _Slice(asked.name, asked.first, _earlier(asked.end, None if limit is None else asked.first + limit))
     name, *parts = rows.name.split(":")
     if name == staged_arithmetic.NAME:
-        found = _staged_arithmetic(rows, parts, split)
+        found = _staged_arithmetic(rows, parts, split, grader)
     elif name in PUBLISHED:
-        found = _published(rows, name, parts, split)
+        found = _published(rows, name, parts, split, grader)
+    elif _is_function(rows.name):
+        found = _function(rows, split, grader)
     else:
-        found = _file(rows)
+        found = _file(rows, grader)
     if not found.problems:
         raise ProblemError(f"{spec}: no problems in it; check the file, or the slice")
     part = spec.removeprefix(asked.name)
-    return ProblemSet(found.spec + part, found.problems, family=family or found.family)
+    return ProblemSet(found.spec + part, found.problems, grader=found.grader)
 
 
 def difficulty_of(spec: str) -> Difficulty:
@@ -88,7 +99,7 @@ def _earlier(end: int | None, other: int | None) -> int | None:
     return min((value for value in (end, other) if value is not None), default=None)
 
 
-def _staged_arithmetic(rows: _Slice, parts: list[str], default_split: str) -> ProblemSet:
+def _staged_arithmetic(rows: _Slice, parts: list[str], default_split: str, grader: str | None) -> ProblemSet:
     difficulty, split = Difficulty.EASY, Split(default_split)
     remaining = list(parts)
     if remaining and remaining[0] in list(Difficulty):
@@ -100,10 +111,10 @@ def _staged_arithmetic(rows: _Slice, parts: list[str], default_split: str) -> Pr
     end = staged_arithmetic.SIZES[split] if rows.end is None else rows.end
     problems = staged_arithmetic.staged_arithmetic(difficulty, split, end)[rows.first :]
     spec = f"{staged_arithmetic.NAME}:{difficulty}:{split}"
-    return ProblemSet(spec, tuple(problems), family=Family.NUMBER_STRICT)
+    return ProblemSet(spec, tuple(problems), grader=grader or "number-strict")
 
 
-def _published(rows: _Slice, name: str, parts: list[str], default_split: str) -> ProblemSet:
+def _published(rows: _Slice, name: str, parts: list[str], default_split: str, grader: str | None) -> ProblemSet:
     source = PUBLISHED[name]
     variant, split = next(iter(source.variants)), default_split if default_split in source.splits else source.splits[0]
     remaining = list(parts)
@@ -117,36 +128,72 @@ def _published(rows: _Slice, name: str, parts: list[str], default_split: str) ->
         )
     found = chain.from_iterable(hub_rows(source.repository, config, split) for config in source.variants[variant])
     prefix = "-".join(filter(None, (name, variant)))
-    layout, problems = read_problems(islice(found, rows.first, rows.end), prefix, source.layout)
-    return ProblemSet(":".join(filter(None, (name, variant, split))), tuple(problems), family=layout.family)
+    used, problems = read_problems(islice(found, rows.first, rows.end), prefix, source.layout, grader)
+    return ProblemSet(":".join(filter(None, (name, variant, split))), tuple(problems), grader=used)
 
 
-def _file(rows: _Slice) -> ProblemSet:
+def _is_function(name: str) -> bool:
+    """Whether a name is `module:function` or `module:function:split`, and no file's."""
+    path = name.partition("?")[0]
+    is_file = any(Path(one).expanduser().is_file() for one in (name, path))
+    return not is_file and is_path(":".join(path.split(":")[:2]))
+
+
+def _function(rows: _Slice, default_split: str, grader: str | None) -> ProblemSet:
+    path, _, query = rows.name.partition("?")
+    module, function, *splits = path.split(":")
+    try:
+        source = open_function(f"{module}:{function}", splits, default_split)
+    except ConfigError as error:
+        raise ProblemError(
+            f"{error}; the sets that ship are {', '.join([staged_arithmetic.NAME, *PUBLISHED])}"
+        ) from None
+    asked = dict(parse_qsl(query, keep_blank_values=True))
+    own = _known_grader(rows.name, asked.pop("grader", None))
+    if asked:
+        raise ProblemError(f"{rows.name}: {next(iter(asked))!r} does not belong there; a function takes ?grader=NAME")
+    layout = Layout("question", "answer", own, solution="solution", id=("id",), needs_id=False)
+    found = islice(function_rows(source), rows.first, rows.end)
+    used, problems = read_problems(found, f"{module}-{function}", layout, grader)
+    return ProblemSet(source.name + (f"?{query}" if query else ""), tuple(problems), grader=used)
+
+
+def _file(rows: _Slice, grader: str | None) -> ProblemSet:
     name, _, query = rows.name.partition("?")
     if Path(rows.name).expanduser().is_file():
         name, query = rows.name, ""
     path = Path(name).expanduser()
     if not path.is_file():
         known = ", ".join([_GRAMMAR, *(known + source.grammar for known, source in PUBLISHED.items())])
-        raise ProblemError(f"no problem set or file {name!r}; give {known} or the path of a JSON Lines or Parquet file")
+        raise ProblemError(
+            f"no problem set or file {name!r}; give {known}, the path of a JSON Lines or Parquet file, or "
+            "module:function for rows of your own"
+        )
     found: Iterator[Row] = islice(file_rows(path), rows.first, rows.end)
-    layout, problems = read_problems(found, path.stem, _columns(rows.name, query) if query else None)
-    return ProblemSet(rows.name, tuple(problems), family=layout.family)
+    used, problems = read_problems(found, path.stem, _columns(rows.name, query) if query else None, grader)
+    return ProblemSet(rows.name, tuple(problems), grader=used)
 
 
 def _columns(spec: str, query: str) -> Layout:
     columns = dict(parse_qsl(query, keep_blank_values=True))
-    grader = columns.pop("grader", Family.NUMBER)
+    grader = columns.pop("grader", None)
     known = {"question", "answer", "solution", "id"}
     if not {"question", "answer"} <= set(columns) <= known or "" in columns.values():
         raise ProblemError(f"{spec}: name columns as ?question=NAME&answer=NAME[&solution=NAME][&id=NAME]")
-    if grader not in list(Family):
-        raise ProblemError(f"{spec}: grader {grader!r} is not one of {', '.join(Family)}")
     id_column = columns.get("id")
     return Layout(
         columns["question"],
         columns["answer"],
-        Family(grader),
+        _known_grader(spec, grader),
         solution=columns.get("solution"),
         id=(id_column,) if id_column else (),
     )
+
+
+def _known_grader(spec: str, name: str | None) -> str | None:
+    try:
+        if name is not None:
+            load_grader(name)
+    except ConfigError as error:
+        raise ProblemError(f"{spec}: {error}") from None
+    return name

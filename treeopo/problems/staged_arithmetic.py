@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from treeopo.problems.grading import ANSWER_MARK
+from treeopo.problems.answers import ANSWER_MARK
 from treeopo.problems.problem_set import STEP_SEPARATOR
 from treeopo.records import Problem
 

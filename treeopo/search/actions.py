@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, assert_never, get_args
 
 from treeopo_storage import Action
 
@@ -19,7 +20,11 @@ from treeopo.seeds import derive_seed
 TEMPLATES = Path(__file__).parent / "templates"
 """The prompts that ship, one file an action."""
 
-PROMPTED = (Action.SUBQUESTION, Action.REANSWER, Action.REPHRASE)
+PromptedAction = Literal[Action.SUBQUESTION, Action.REANSWER, Action.REPHRASE]
+AskedAction = Literal[Action.STEP, Action.SUBQUESTION, Action.REANSWER, Action.REPHRASE]
+"""How one step may be asked for; A2 SOLUTION asks for all that remain."""
+
+PROMPTED: tuple[PromptedAction, ...] = get_args(PromptedAction)
 _ANSWERS = (Action.SUBQUESTION, Action.REANSWER)
 _PLACEHOLDER = re.compile(r"\{(question|steps)\}")
 _CHOICES = 1  # the stream of seeds that choices are drawn from; requests have the one of the bare seed
@@ -42,7 +47,7 @@ class ActionPrompts:
         """The templates by the name of their action."""
         return {action.name.lower(): text for action, text in self._templates.items()}
 
-    def prompt(self, action: Action, question: str, steps: str) -> list[int]:
+    def prompt(self, action: PromptedAction, question: str, steps: str) -> list[int]:
         """Tokens that ask for `action` where the solution so far reads `steps`; nothing else of the problem is told."""
         told = {"question": question, "steps": steps}
         return list(self._encode(_PLACEHOLDER.sub(lambda found: told[found[1]], self._templates[action])))
@@ -62,7 +67,7 @@ class ActionChoice:
         self._choices = 0
         self._chosen: Counter[tuple[int, Action]] = Counter()
 
-    def choose(self, tree: GrowingTree, node: int) -> Action:
+    def choose(self, tree: GrowingTree, node: int) -> AskedAction:
         """One of the legal actions that were chosen least often at `node`, each as likely as the other."""
         legal = self._legal(tree, node)
         if len(legal) == 1:
@@ -74,22 +79,31 @@ class ActionChoice:
         self._chosen[node, action] += 1
         return action
 
-    def _legal(self, tree: GrowingTree, node: int) -> list[Action]:
+    def _legal(self, tree: GrowingTree, node: int) -> list[AskedAction]:
         """The last step of a trace is all that remains, and so is asked for by continuation; so is the last try of a
         node that has no child, for a continuation always makes one.
         """
         is_last_try = tree.tries_P[node] + tree.claims_P[node] + 1 >= tree.branching
         if tree.depth_P[node] + 1 >= self._depth or (is_last_try and not tree.children_P[node]):
             return [Action.STEP]
-        closed = {
-            Action.REANSWER: last_subquestion(tree, node) is None,
-            Action.REPHRASE: node != ROOT_NODE,
-        }
-        return [Action.STEP, *(action for action in self._prompted if not closed.get(action, False))]
+        return [Action.STEP, *(action for action in self._prompted if _is_open(action, tree, node))]
 
 
 def is_enabled(settings: SearchSettings, action: Action) -> bool:
     return action.name.lower() in settings.actions
+
+
+def _is_open(action: PromptedAction, tree: GrowingTree, node: int) -> bool:
+    """Whether `action` has something to work on below `node`."""
+    match action:
+        case Action.SUBQUESTION:
+            return True
+        case Action.REANSWER:
+            return last_subquestion(tree, node) is not None
+        case Action.REPHRASE:
+            return node == ROOT_NODE
+        case _:
+            assert_never(action)
 
 
 def last_subquestion(tree: GrowingTree, node: int) -> int | None:
@@ -98,13 +112,23 @@ def last_subquestion(tree: GrowingTree, node: int) -> int | None:
     return next(answers, None)
 
 
-def _read(folder: Path, action: Action) -> str:
+def _placeholders(action: PromptedAction) -> list[str]:
+    match action:
+        case Action.SUBQUESTION | Action.REANSWER:
+            return ["question", "steps"]
+        case Action.REPHRASE:
+            return ["question"]
+        case _:
+            assert_never(action)
+
+
+def _read(folder: Path, action: PromptedAction) -> str:
     path = folder / f"{action.name.lower()}.txt"
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"search.templates: {path} cannot be read ({error})") from None
-    wanted = ["question"] if action is Action.REPHRASE else ["question", "steps"]
+    wanted = _placeholders(action)
     if sorted(_PLACEHOLDER.findall(text)) != wanted:
         names = " and ".join(f"{{{name}}}" for name in wanted)
         raise ConfigError(f"search.templates: {path} must name {names} once each, and no other placeholder")

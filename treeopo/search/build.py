@@ -45,7 +45,7 @@ class BuildProgress:
 
     @property
     def solved_share(self) -> float:
-        """Share of the problems that some trace solved; 0 before the first."""
+        """Share of the problems that some trace solved (reward 1); 0 before the first."""
         return self.solved / max(self.problems, 1)
 
 
@@ -98,7 +98,7 @@ async def build_trees(
                 raise type(error)(f"problem {index} ({problem.id!r}): {error}") from error
         progress = BuildProgress(
             problems=progress.problems + 1,
-            solved=progress.solved + bool(np.any(tree.reward[tree.terminal] > 0)),
+            solved=progress.solved + bool(np.any(tree.reward[tree.terminal] >= 1)),
             nodes=progress.nodes + len(tree.parent),
             requests=meter.requests,
             tokens=meter.tokens,

@@ -13,7 +13,7 @@ in waves, each applied in the order of the traces, so that the tree never depend
 
 from collections.abc import Coroutine, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 from treeopo_storage import Action, ProblemTree
@@ -21,10 +21,10 @@ from treeopo_storage import Action, ProblemTree
 from treeopo.errors import ConfigError
 from treeopo.ports import Generate, Grade, ScoreTokens, Tokenize
 from treeopo.records import FinishReason, IntArray, Problem
-from treeopo.search.actions import ActionChoice, ActionPrompts, is_enabled, last_subquestion
+from treeopo.search.actions import ActionChoice, ActionPrompts, AskedAction, is_enabled, last_subquestion
 from treeopo.search.settings import SearchSettings
 from treeopo.search.steps import StepSplitter
-from treeopo.search.teacher import Answer, Reply, Teacher
+from treeopo.search.teacher import Answer, Reply, SearchTeacher
 from treeopo.search.tree import ROOT_NODE, GrowingTree, decode_text
 from treeopo.search.votes import Votes
 from treeopo.search.wording import folded
@@ -44,7 +44,7 @@ async def search_problem(
     prompts: ActionPrompts | None = None,
     score: ScoreTokens | None = None,
 ) -> ProblemTree:
-    """Search one problem (SPEC §2) and return every node visited.
+    """Search one problem (Tree-OPO §3.1 and App. D) and return every node visited.
 
     The result depends on the arguments alone, never on what else the engine is doing: request n of the search carries
     a seed made from (seed, n), and answers are taken in the order asked. Each rollout adds one trace, new or sampled
@@ -57,19 +57,19 @@ async def search_problem(
         ConfigError: the settings ask for votes, and `answer` is not given; or a template of theirs cannot be used.
         EngineError: the engine refused or failed a request; nothing of this problem is returned.
     """
-    if settings.reward != "gold" and answer is None:
+    if settings.votes and answer is None:
         raise ConfigError(f"reward is {settings.reward!r}: pass how to read a solution's final answer")
     prompt_ids = np.asarray(prompt_ids_T, np.int32)
     tree = GrowingTree(prompt_ids, settings.branching)
     splitter = splitter or StepSplitter(tokenize, settings.separator, settings.answer_mark)
     prompts = prompts or ActionPrompts(settings, tokenize.encode)
-    teacher = Teacher(problem, len(prompt_ids), generate, tokenize, splitter, settings, prompts, seed)
+    teacher = SearchTeacher(problem, len(prompt_ids), generate, tokenize, splitter, settings, prompts, seed)
     search = _Search(teacher, tree, grade, answer)
     done = 0
     while done < settings.rollouts and not tree.exhausted_P[ROOT_NODE]:
         stop = min(done + settings.leaves, settings.rollouts)
         done += await search.round(settings.exploration_at(rollout) for rollout in range(done, stop))
-    if settings.reward == "vote":
+    if not settings.grades:
         search.votes.elect(tree)
     if score is not None:
         await _rescore(tree, score)
@@ -94,7 +94,7 @@ class _Trace:
     exploration: float
     node: int = ROOT_NODE
     is_new: bool = False
-    action: Action = Action.STEP
+    action: AskedAction = Action.STEP
 
 
 class _Move(NamedTuple):
@@ -108,7 +108,7 @@ class _Move(NamedTuple):
 class _Search:
     """One problem's search under way: the tree and what is needed to grow it."""
 
-    def __init__(self, teacher: Teacher, tree: GrowingTree, grade: Grade, answer: Answer | None) -> None:
+    def __init__(self, teacher: SearchTeacher, tree: GrowingTree, grade: Grade, answer: Answer | None) -> None:
         self.teacher = teacher
         self.tree = tree
         self.settings = teacher.settings
@@ -133,9 +133,9 @@ class _Search:
             under_way = [trace for trace in asking if not tree.is_terminal(trace.node)]
         ended = [trace.node for trace in traces if tree.is_terminal(trace.node)]
         for node in ended:
-            self._bear(node, -1)
+            self._add_virtual_loss(node, -1)
             tree.back_propagate(node)
-        if self.settings.reward != "gold":
+        if self.settings.votes:
             self.votes.revalue(tree)
         return len(ended)
 
@@ -145,7 +145,7 @@ class _Search:
         if trace.is_new:
             return True
         if trace.node != ROOT_NODE:
-            self._bear(trace.node, -1)  # a trace is no hindrance to itself
+            self._add_virtual_loss(trace.node, -1)  # a trace is no hindrance to itself
         start = trace.node if tree.has_room(trace.node) else ROOT_NODE
         trace.node = ROOT_NODE
         if not tree.has_room(start):
@@ -153,7 +153,7 @@ class _Search:
         trace.node = tree.select(start, trace.exploration)
         trace.action = self._actions.choose(tree, trace.node)
         tree.claims_P[trace.node] += 1
-        self._bear(trace.node, 1)
+        self._add_virtual_loss(trace.node, 1)
         return True
 
     async def _replies(self, traces: Sequence[_Trace]) -> list[Reply | None]:
@@ -165,11 +165,19 @@ class _Search:
         """The request of one trace, with the next seed; begun when awaited."""
         tree, teacher, node = self.tree, self.teacher, trace.node
         prefix_ids, seed = tree.prefix_ids(node), teacher.next_seed()
-        if trace.is_new or trace.action is Action.STEP:
-            return teacher.ask(prefix_ids, seed, one_step=not trace.is_new and not self._is_last(node))
-        subquestion = last_subquestion(tree, node) if trace.action is Action.REANSWER else None
-        shown_ids = prefix_ids if subquestion is None else tree.prefix_ids(subquestion)
-        return teacher.ask_otherwise(trace.action, prefix_ids, shown_ids, seed)
+        if trace.is_new:
+            return teacher.ask(prefix_ids, seed, one_step=False)
+        match trace.action:
+            case Action.STEP:
+                return teacher.ask(prefix_ids, seed, one_step=not self._is_last(node))
+            case Action.SUBQUESTION | Action.REPHRASE:
+                return teacher.ask_with_action_prompt(trace.action, prefix_ids, prefix_ids, seed)
+            case Action.REANSWER:
+                subquestion = last_subquestion(tree, node)
+                shown_ids = prefix_ids if subquestion is None else tree.prefix_ids(subquestion)
+                return teacher.ask_with_action_prompt(trace.action, prefix_ids, shown_ids, seed)
+            case _ as unknown:
+                assert_never(unknown)
 
     async def _follow(self, trace: _Trace, reply: Reply | None) -> None:
         """Move a trace along the step or steps of a reply; a new child below which it goes on keeps a try for it.
@@ -178,11 +186,11 @@ class _Search:
         """
         tree = self.tree
         tree.claims_P[trace.node] -= 1
-        self._bear(trace.node, -1)
+        self._add_virtual_loss(trace.node, -1)
         if reply is None:
             tree.spend(trace.node)
             if trace.node != ROOT_NODE:
-                self._bear(trace.node, 1)
+                self._add_virtual_loss(trace.node, 1)
             return
         move = self._simulate(trace.node, reply) if trace.is_new else self._expand(trace.node, reply, trace.action)
         trace.node, is_new, reason = move
@@ -190,12 +198,12 @@ class _Search:
             await self._finish(trace.node, reason)
         trace.is_new = is_new and reason is None and self._simulates
         tree.claims_P[trace.node] += trace.is_new
-        self._bear(trace.node, 1)
+        self._add_virtual_loss(trace.node, 1)
 
-    def _bear(self, node: int, traces: int) -> None:
+    def _add_virtual_loss(self, node: int, traces: int) -> None:
         """Virtual loss for the other traces of the round; one alone needs none."""
         if self.settings.leaves > 1:
-            self.tree.bear(node, traces)
+            self.tree.add_virtual_loss(node, traces)
 
     def _is_last(self, node: int) -> bool:
         """At the depth limit the step below is all that remains."""
@@ -227,20 +235,23 @@ class _Search:
         A step that ends its trace and one that does not are never the same child.
         """
         token_ids = reply.token_ids[step]
-        if self.settings.merge == "tokens":
-            key: Hashable = (token_ids.tobytes(), reason)
-        else:
-            key = (folded(decode_text(token_ids.tolist(), self.teacher.tokenize)), reason)
+        match self.settings.merge:
+            case "tokens":
+                key: Hashable = (token_ids.tobytes(), reason)
+            case "text":
+                key = (folded(decode_text(token_ids.tolist(), self.teacher.tokenize)), reason)
+            case _ as unknown:
+                assert_never(unknown)
         child, is_new = self.tree.grow(node, token_ids, reply.logprobs[step], action, key)
         return _Move(child, is_new, reason)
 
     async def _finish(self, node: int, reason: FinishReason) -> None:
         """End a trace: graded or read if it ended by itself; without reward or answer if it ran out of tokens."""
-        finished, reward = reason is FinishReason.STOP, 0.0
+        finished, reward = not reason.is_cut, 0.0
         solution_ids = self.tree.prefix_ids(node)[self.teacher.prompt_length :] if finished else []
         text = decode_text(solution_ids, self.teacher.tokenize)
-        if finished and self.settings.reward != "vote":
+        if finished and self.settings.grades:
             reward = await self._grade(self.teacher.problem, text)
-        if self._answer is not None and self.settings.reward != "gold":
-            self.votes.cast(node, self._answer(text) if finished else "")
+        if self._answer is not None and self.settings.votes:
+            self.votes.cast(node, await self._answer(text) if finished else "")
         self.tree.end(node, reward)

@@ -1,4 +1,4 @@
-"""What a finished search holds: sizes, shapes, and at which depths the solved traces are."""
+"""Statistics of finished trees: sizes, branching, and solve rate by depth."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,11 +15,13 @@ IntHistogram = npt.NDArray[np.int64]
 class TreeReport:
     """Totals over problems; arrays are indexed by depth (root 0) or by number of children.
 
-    solved: problems with a solved trace; with_both_outcomes: with a solved and a failed one, the only ones that teach.
+    solved: problems with a solved trace (reward 1); with_both_outcomes: with traces of different rewards, a solved and
+    a failed one where those are the only rewards: the only problems that teach.
     unique_prefixes: of different text after one problem's prompt; the same text in other tokens is another prefix.
     traces: counted by the searches, a trace sampled twice twice. tokens: of all stored steps, prompts excluded.
-    solve_rate_by_depth: mean over the unfinished prefixes of a depth of their share of solved traces, NaN where there
-    is none. It rises with depth where the paper's reverse curriculum (§3.1) holds.
+    solve_rate_by_depth: mean over the unfinished prefixes of a depth of their traces' mean reward (the share of solved
+    ones, where rewards are 0 or 1), NaN where there is none. It rises with depth where the paper's reverse curriculum
+    (§3.1) holds.
     """
 
     problems: int
@@ -40,10 +42,10 @@ def report_trees(trees: Iterable[ProblemTree]) -> TreeReport:
     empty: npt.NDArray[Any] = np.zeros(0, np.int64)
     depths, unfinished_depths, unfinished_values, child_counts = [[empty] for _ in range(4)]
     for tree in trees:
-        won, lost = (tree.reward[tree.terminal] > 0).any(), (tree.reward[tree.terminal] == 0).any()
+        rewards = tree.reward[tree.terminal]
         problems += 1
-        solved += int(won)
-        with_both += int(won and lost)
+        solved += int((rewards >= 1).any())
+        with_both += int(len(np.unique(rewards)) > 1)
         unique += _unique_texts(tree)
         traces += int(tree.visits[0])
         tokens += int(tree.token_offsets[-1] - tree.token_offsets[1])

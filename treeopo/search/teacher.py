@@ -1,16 +1,15 @@
 """What the search asks of the teacher: to go on from a node, and where the steps of its reply end."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from treeopo_storage import Action
 
 from treeopo.errors import EngineError
 from treeopo.ports import Generate, Tokenize
 from treeopo.records import Completion, FinishReason, FloatArray, IntArray, Problem, Request
-from treeopo.search.actions import ActionPrompts
+from treeopo.search.actions import ActionPrompts, PromptedAction
 from treeopo.search.settings import SearchSettings
 from treeopo.search.steps import StepSplitter
 from treeopo.search.tree import decode_text
@@ -18,7 +17,7 @@ from treeopo.seeds import derive_seed
 
 
 class Reply(NamedTuple):
-    """What the teacher said, up to its final answer; `room`: tokens its solution had left when it was asked."""
+    """The teacher's completion up to its final answer; `room`: tokens its solution had left when it was asked."""
 
     token_ids: IntArray  # (T,)
     logprobs: FloatArray  # (T,) NaN where not of the teacher's own distribution
@@ -28,7 +27,7 @@ class Reply(NamedTuple):
 
 
 @dataclass(slots=True)
-class Teacher:
+class SearchTeacher:
     """The teacher of one search. Request n carries a seed made from (seed, n), n counted as requests are prepared."""
 
     problem: Problem
@@ -66,8 +65,8 @@ class Teacher:
         reason = FinishReason.STOP if answered else completion.finish_reason
         return Reply(completion.token_ids[:end], logprobs, ends, reason, room)
 
-    async def ask_otherwise(
-        self, action: Action, prefix_ids: list[int], shown_ids: list[int], seed: int
+    async def ask_with_action_prompt(
+        self, action: PromptedAction, prefix_ids: list[int], shown_ids: list[int], seed: int
     ) -> Reply | None:
         """One step below a prefix, asked for under the prompt of A3, A4 or A5 that shows the steps of `shown_ids`.
 
@@ -98,7 +97,7 @@ class Teacher:
             step_ids, answered = step_ids[: ends[0]], False
         elif answered:
             step_ids = step_ids[:end]
-        elif completion.finish_reason is FinishReason.LENGTH:
+        elif completion.finish_reason.is_cut:
             return None
         elif not (answered := bool(mark) and mark in self._text(step_ids)):
             ended = step_ids[-1:] == [self.tokenize.eos_token_id]
@@ -119,5 +118,5 @@ def _missing(text: str, separator: str) -> str:
     return next(separator[held:] for held in range(len(separator), -1, -1) if text.endswith(separator[:held]))
 
 
-Answer = Callable[[str], str]
+Answer = Callable[[str], Awaitable[str]]
 """The final answer in a finished solution, in a form in which equal answers are equal; empty where there is none."""

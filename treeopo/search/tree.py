@@ -65,7 +65,7 @@ class GrowingTree:
             return True
         return any(self.has_room(child) for child in self.children_P[node])
 
-    def bear(self, node: int, traces: int) -> None:
+    def add_virtual_loss(self, node: int, traces: int) -> None:
         """Add so many traces under way (or take them back) along the path from the root to `node`."""
         while node != NO_PARENT:
             self.virtual_P[node] += traces

@@ -1,4 +1,4 @@
-"""When two steps are worded alike."""
+"""A step's text without case, spacing and punctuation, for `search.merge text`."""
 
 import re
 import unicodedata

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from treeopo.errors import ConfigError, ModelError
 from treeopo.problems.staged_arithmetic import Difficulty
-from treeopo.tiny.recipe import RECIPES, Recipe
+from treeopo.tiny.recipe import RECIPES, ModelRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def _lock(directory: Path, progress: bool) -> Iterator[None]:
         yield
 
 
-def _make(recipe: Recipe, directory: Path, progress: bool) -> None:
+def _make(recipe: ModelRecipe, directory: Path, progress: bool) -> None:
     """Build beside `directory`, then rename: whoever sees it sees all of it."""
     try:
         from treeopo.tiny.training import make_models
@@ -98,7 +98,7 @@ def _make(recipe: Recipe, directory: Path, progress: bool) -> None:
 
 
 @contextmanager
-def _bar(recipe: Recipe, shown: bool) -> Iterator[Callable[[str, int, float], None]]:
+def _bar(recipe: ModelRecipe, shown: bool) -> Iterator[Callable[[str, int, float], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -8,7 +8,7 @@ as people do: it gives the teacher's samples, and so its trees, more than one ri
 import random
 from collections.abc import Iterator, Mapping
 
-from treeopo.problems.grading import ANSWER_MARK
+from treeopo.problems.answers import ANSWER_MARK
 from treeopo.problems.problem_set import STEP_SEPARATOR, PromptTemplate
 from treeopo.problems.staged_arithmetic import LARGEST, Difficulty, Split, Step, generate
 

@@ -23,7 +23,7 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class ModelRecipe:
     """How student and teacher of one difficulty are made. `read_right` is the student's, by operation + - * /."""
 
     difficulty: Difficulty
@@ -50,13 +50,13 @@ class Recipe:
 
 
 RECIPES = {
-    Difficulty.EASY: Recipe(
+    Difficulty.EASY: ModelRecipe(
         Difficulty.EASY,
         teacher=Phase(steps=1800, batch_size=32, learning_rate=2.5e-3, seed=1),
         student=Phase(steps=200, batch_size=32, learning_rate=1e-3, seed=2),
         read_right=(0.85, 0.75, 0.4, 0.45),
     ),
-    Difficulty.SPARSE: Recipe(
+    Difficulty.SPARSE: ModelRecipe(
         Difficulty.SPARSE,
         teacher=Phase(steps=1800, batch_size=32, learning_rate=2.5e-3, seed=1),
         student=Phase(steps=200, batch_size=32, learning_rate=1e-3, seed=2),

@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from treeopo.learner.supervised import Example, SupervisedSettings, train_supervised
 from treeopo.tiny.corpus import clean_texts, misread_texts
-from treeopo.tiny.recipe import Phase, Recipe
+from treeopo.tiny.recipe import ModelRecipe, Phase
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 _TOKENIZER_TEXTS = 5000
@@ -24,7 +24,7 @@ OnStep = Callable[[str, int, float], None]
 """Told the phase, the step (from 1) and the loss."""
 
 
-def make_models(recipe: Recipe, directory: Path, on_step: OnStep) -> None:
+def make_models(recipe: ModelRecipe, directory: Path, on_step: OnStep) -> None:
     """Write `directory`/teacher and `directory`/student: bf16 checkpoints of transformers, each with the tokenizer."""
     texts = (prompt + solution for prompt, solution in clean_texts(recipe.difficulty, recipe.teacher.seed))
     tokenizer = train_tokenizer(islice(texts, _TOKENIZER_TEXTS), recipe.vocabulary)
@@ -60,7 +60,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Qwen2Tokenizer:
     return Qwen2Tokenizer(vocab=trained["vocab"], merges=merges, eos_token=END, pad_token=PAD)
 
 
-def new_model(recipe: Recipe, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
+def new_model(recipe: ModelRecipe, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     """An untrained model of the recipe's size. On a CPU eager attention trains texts this short faster than fused."""
     config = Qwen2Config(
         vocab_size=len(tokenizer),

@@ -1,8 +1,8 @@
-"""Processes that compare LaTeX with math-verify, each killed when one answer takes too long.
+"""Processes in which a grader runs, each killed when one answer takes too long.
 
-    verify ─▶ a seat (one a worker; the others wait) ─▶ line to the worker ─▶ its verdict, or the deadline
-                 ▲                                                                    │
-                 └── the worker, or a new one in the place of a killed or dead one ◀──┘
+    ask ─▶ a seat (one a worker; the others wait) ─▶ line to the worker ─▶ its reply, or the deadline
+                 ▲                                                                 │
+                 └── the worker, or a new one in the place of a killed or dead ◀──┘
 
 The deadline is measured here, by the event loop, which never computes: whatever a worker does, it ends. A worker has
 one answer at a time, so a killed one takes no other answer with it. The queue in front of the seats is the callers
@@ -14,15 +14,19 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from treeopo.errors import GraderError
-from treeopo.problems.settings import GradingSettings
+from treeopo.problems.settings import GRADERS, GradingSettings
+from treeopo.records import Problem
 
-_SCRIPT = Path(__file__).with_name("grading_worker.py")
+_SCRIPT = Path(__file__).with_name("worker.py")
 _START_SECONDS = 120.0  # importing sympy, on a machine that is busy with other things
 _STARTS = 3  # a worker may also be killed while it starts
 
@@ -30,20 +34,27 @@ _STARTS = 3  # a worker may also be killed while it starts
 class Outcome(Enum):
     """What became of one try at an answer."""
 
-    RIGHT = "right"
-    WRONG = "wrong"
-    TIMEOUT = "timeout"  # math-verify's own alarm went off: the worker lives
+    DONE = "done"
+    FAILED = "failed"  # the grader raised, or returned what is no reward: the worker lives
+    TIMEOUT = "timeout"  # the grader gave up by itself: the worker lives
     HUNG = "hung"  # killed at the deadline
     DIED = "died"
 
 
-_REPLIES = {f"{reply.value}\n".encode(): reply for reply in (Outcome.RIGHT, Outcome.WRONG, Outcome.TIMEOUT)}
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A worker's reply: `value` (a reward, or an answer) where it is done, `error` where the grader failed."""
+
+    outcome: Outcome
+    value: Any = None
+    error: str = ""
 
 
 class GradingPool:
-    """Grades until `close`; `timeouts` and `restarts` count since the pool was made."""
+    """Asks one grader until `close`; `timeouts` and `restarts` count since the pool was made."""
 
-    def __init__(self, settings: GradingSettings) -> None:
+    def __init__(self, grader: str, settings: GradingSettings) -> None:
+        self._grader = grader
         self._settings = settings
         self._seats: asyncio.LifoQueue[asyncio.Task[Process] | None] = asyncio.LifoQueue()
         for _ in range(settings.workers):
@@ -53,19 +64,18 @@ class GradingPool:
         self.timeouts = 0
         self.restarts = 0
 
-    async def verify(self, gold: str, answer: str) -> bool:
-        """Are two pieces of LaTeX the same answer? False too for what no worker could finish; never hangs.
+    async def grade(self, problem: Problem, text: str) -> Reply:
+        """The reward of a finished solution; never hangs.
 
         Raises:
             GraderError: a worker cannot be started at all.
         """
-        line = json.dumps({"gold": gold, "answer": answer}).encode() + b"\n"
-        for _ in range(self._settings.attempts):
-            outcome = await self._attempt(line)
-            self.timeouts += outcome in (Outcome.TIMEOUT, Outcome.HUNG)
-            if outcome not in (Outcome.HUNG, Outcome.DIED):
-                return outcome is Outcome.RIGHT
-        return False
+        row = [problem.id, problem.question, problem.answer, problem.solution]
+        return await self._ask({"ask": "grade", "problem": row, "text": text})
+
+    async def answer(self, text: str) -> Reply:
+        """The canonical answer in `text`; as `grade`."""
+        return await self._ask({"ask": "answer", "text": text})
 
     async def close(self) -> None:
         """End every worker; on return none is left."""
@@ -76,25 +86,34 @@ class GradingPool:
             _kill(worker)
         await asyncio.gather(*(worker.wait() for worker in self._workers))
 
-    async def _attempt(self, line: bytes) -> Outcome:
+    async def _ask(self, request: dict[str, Any]) -> Reply:
+        line = json.dumps(request).encode() + b"\n"
+        for _ in range(self._settings.attempts):
+            reply = await self._attempt(line)
+            self.timeouts += reply.outcome in (Outcome.TIMEOUT, Outcome.HUNG)
+            if reply.outcome not in (Outcome.HUNG, Outcome.DIED):
+                break
+        return reply
+
+    async def _attempt(self, line: bytes) -> Reply:
         seat = await self._seats.get() or self._start()
-        outcome = Outcome.HUNG
+        reply = Reply(Outcome.HUNG)
         try:
             worker = await asyncio.shield(seat)
             while worker.returncode is not None:  # died between two answers: no answer's fault
                 seat = self._restart(worker)
                 worker = await asyncio.shield(seat)
             try:
-                outcome = await _exchange(worker, line, self._settings.deadline_seconds)
-            finally:  # also where the caller was cancelled: the late verdict must not become the next answer's
-                if outcome is Outcome.HUNG:
+                reply = await _exchange(worker, line, self._settings.deadline_seconds)
+            finally:  # also where the caller was cancelled: the late reply must not become the next answer's
+                if reply.outcome is Outcome.HUNG:
                     _kill(worker)
-                if outcome in (Outcome.HUNG, Outcome.DIED):
+                if reply.outcome in (Outcome.HUNG, Outcome.DIED):
                     seat = self._restart(worker)
         finally:
             failed = seat.done() and (seat.cancelled() or seat.exception() is not None)
             self._seats.put_nowait(None if failed else seat)
-        return outcome
+        return reply
 
     def _restart(self, worker: Process) -> asyncio.Task[Process]:
         self.restarts += 1
@@ -124,30 +143,39 @@ class GradingPool:
             assert worker.stdout is not None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_START_SECONDS):
-                    if await worker.stdout.readline() == b"ready\n":
+                    said = _decoded(await worker.stdout.readline())
+                    if "ready" in said:
                         return worker
                     await worker.wait()
             _kill(worker)
             self._workers.discard(worker)
             status = await worker.wait()
+            if "error" in said:
+                raise GraderError(f"grader {self._grader} cannot be used in a worker process ({said['error']})")
             self.restarts += 1
+        needs = "is math-verify installed (treeopo[train])" if self._grader in GRADERS else "what does importing it do"
         raise GraderError(
-            f"a grading worker cannot start (status {status}, {_STARTS} times): is math-verify installed "
-            f"(treeopo[train]), and is grading.memory_mib ({self._settings.memory_mib}) enough?"
+            f"a grading worker of {self._grader} cannot start (status {status}, {_STARTS} times): {needs}, and is "
+            f"grading.memory_mib ({self._settings.memory_mib}) enough?"
         )
 
     async def _spawn(self) -> Process:
-        inner_seconds = max(1, int(0.4 * self._settings.deadline_seconds))  # once to read, once to compare
-        arguments = map(str, (_SCRIPT, os.getpid(), self._settings.memory_mib, inner_seconds))
+        arguments = {
+            "grader": self._grader,
+            "parent": os.getpid(),
+            "memory_mib": self._settings.memory_mib,
+            "deadline_seconds": self._settings.deadline_seconds,
+            "path": [] if self._grader in GRADERS else [str(Path(entry).resolve()) for entry in sys.path],
+        }
         # -P: no module beside the script or in the working directory stands in for a library's.
         worker = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", *arguments, stdin=PIPE, stdout=PIPE, start_new_session=True
+            sys.executable, "-P", _SCRIPT, json.dumps(arguments), stdin=PIPE, stdout=PIPE, start_new_session=True
         )
         self._workers.add(worker)
         return worker
 
 
-async def _exchange(worker: Process, line: bytes, deadline: float) -> Outcome:
+async def _exchange(worker: Process, line: bytes, deadline: float) -> Reply:
     assert worker.stdin is not None
     assert worker.stdout is not None
     with contextlib.suppress(ConnectionError):  # died while idle: reading says so
@@ -156,15 +184,35 @@ async def _exchange(worker: Process, line: bytes, deadline: float) -> Outcome:
     try:
         await asyncio.wait({reply}, timeout=deadline)
         if not reply.done():
-            await asyncio.sleep(0)  # where the loop itself was late, the verdict may be there already
-        if not reply.done():
-            return Outcome.HUNG
-        return _REPLIES.get(reply.result(), Outcome.DIED)
+            await asyncio.sleep(0)  # where the loop itself was late, the reply may be there already
+        return _read(reply.result()) if reply.done() else Reply(Outcome.HUNG)
     finally:
         reply.cancel()
 
 
+def _read(line: bytes) -> Reply:
+    match _decoded(line):
+        case {"value": float() | str() as value}:
+            return Reply(Outcome.DONE, value)
+        case {"error": str() as error}:
+            return Reply(Outcome.FAILED, error=error)
+        case {"timeout": True}:
+            return Reply(Outcome.TIMEOUT)
+        case _:
+            return Reply(Outcome.DIED)
+
+
+def _decoded(line: bytes) -> dict[str, Any]:
+    """The reply in a line; empty where it is none."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
 def _kill(worker: Process) -> None:
+    """With it goes what the grader started: a worker leads a process group of its own."""
     if worker.returncode is None:
         with contextlib.suppress(ProcessLookupError):
-            worker.kill()
+            os.killpg(worker.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Exact grading of a final number, compared as a fraction: the families `number` and `number-strict`.
+"""Exact grading of a final number, compared as a fraction: the graders `number` and `number-strict`.
 
 GSM8K's own scorer (github.com/openai/grade-school-math, `dataset.py`) takes what `#### (\\-?[0-9\\.\\,]+)` finds
 first, without its commas, and compares strings. What it calls right is right here, unless the answer was revised after
@@ -18,6 +18,8 @@ from treeopo.records import Problem
 
 __all__ = [
     "ANSWER_MARK",
+    "NumberGrader",
+    "StrictNumberGrader",
     "final_answer",
     "grade",
     "grade_strict",
@@ -105,6 +107,42 @@ def number_answer(text: str) -> str:
 def number_answer_strict(text: str) -> str:
     """`number_answer` by `marked_answer`."""
     return _reduced(marked_answer(text))
+
+
+class NumberGrader:
+    """The number after the last `####`, `\\boxed{}` or "answer is"."""
+
+    prompt_ending = "End with a line that holds #### and the answer."
+
+    def parse_gold(self, text: str, *, worked: bool) -> str:
+        """What follows the last `####`, or (not worked) the only number of a text."""
+        _, mark, rest = text.rpartition(ANSWER_MARK)
+        if (worked and not mark) or parse_number(rest) is None:
+            raise ValueError(f"does not end in {f'`{ANSWER_MARK} number`' if worked else 'one number'}")
+        return rest.strip()
+
+    def answer(self, text: str) -> str:
+        return number_answer(text)
+
+    def grade(self, problem: Problem, text: str) -> float:
+        return grade(problem, text)
+
+    def quick(self, problem: Problem, text: str) -> float | None:
+        """Numbers take microseconds, whatever the text."""
+        return grade(problem, text)
+
+
+class StrictNumberGrader(NumberGrader):
+    """The number after the last `####` alone."""
+
+    def answer(self, text: str) -> str:
+        return number_answer_strict(text)
+
+    def grade(self, problem: Problem, text: str) -> float:
+        return grade_strict(problem, text)
+
+    def quick(self, problem: Problem, text: str) -> float | None:
+        return grade_strict(problem, text)
 
 
 def _reduced(answer: Exact | None) -> str:
