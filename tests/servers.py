@@ -17,6 +17,8 @@ from treeopo.engines.vllm_plugin import BACKEND, PARENT_VARIABLE
 class Server:
     """`vllm serve` with all that publishing needs. Starting it returns at once; `wait` until it answers."""
 
+    KEY = "sk-of-the-tests"
+
     def __init__(self, model: Path, log: Path, *, max_model_len: int = 256, api_key: str | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"

@@ -1,10 +1,14 @@
-"""Random models of real architectures with a byte tokenizer, small enough to make in a test."""
+"""Random models of real architectures with a byte tokenizer, small enough to make in a test, and trees in its ids."""
 
 from pathlib import Path
 
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+from treeopo_storage import StoreMeta, create_store, open_writer
+from treeopo_storage.conformance import random_tree
+
+from treeopo.engines.tokenizer import ModelTokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 257
@@ -40,3 +44,11 @@ def random_qwen2(directory: Path, *, layers: int = 2, dtype: torch.dtype = torch
     model.to(dtype).save_pretrained(directory)
     byte_tokenizer().save_pretrained(directory)
     return directory
+
+
+def random_store(path: Path, model: Path, problems: int = 20) -> Path:
+    """A store of random trees that nobody searched, in the token ids of `model`."""
+    create_store(path, StoreMeta(tokenizer_fingerprint=ModelTokenizer(str(model)).fingerprint, teacher="nobody"))
+    with open_writer(path) as writer:
+        writer.append([random_tree(f"p{seed}", seed, nodes=12, vocabulary=VOCABULARY - 1) for seed in range(problems)])
+    return path

@@ -1,4 +1,4 @@
-"""The scripted engine keeps the promises of the ports `Engine`, `Tokenize` and `Grade`."""
+"""What is particular to the scripted engine, and the promises of `Tokenize` and `Grade`."""
 
 import asyncio
 from pathlib import Path
@@ -37,12 +37,6 @@ async def test_a_stop_string_ends_the_answer_and_its_tokens_are_included() -> No
     assert completion.text[1:] == "\n\n"
 
 
-async def test_the_token_limit_ends_the_answer_and_is_told_from_a_stop() -> None:
-    completion = await ScriptedEngine(WORLD).generate(request(max_tokens=4))
-    assert completion.finish_reason is FinishReason.LENGTH
-    assert len(completion.token_ids) == 4
-
-
 async def test_the_same_seed_gives_the_same_tokens_whatever_else_is_in_flight() -> None:
     alone = await ScriptedEngine(WORLD).generate(request(seed=7))
     crowd = ScriptedEngine(WORLD)
@@ -52,15 +46,18 @@ async def test_the_same_seed_gives_the_same_tokens_whatever_else_is_in_flight() 
     assert (crowd.requests, crowd.peak_in_flight, crowd.in_flight) == (12, 12, 0)
 
 
-async def test_at_temperature_zero_the_seed_has_no_say() -> None:
-    engine = ScriptedEngine(WORLD)
-    texts = {(await engine.generate(request(seed=seed, temperature=0.0))).text for seed in range(8)}
-    assert len(texts) == 1
-
-
 async def test_log_probabilities_sum_to_that_of_the_drawn_path() -> None:
     completion = await ScriptedEngine(WORLD).generate(request())
     assert completion.logprobs.sum() == pytest.approx(2 * np.log(1 / 3) + np.log(0.5), abs=1e-6)
+
+
+def test_the_likelihood_of_what_a_tree_world_says_is_what_it_was_drawn_with() -> None:
+    world = TreeWorld(branching=3, depth=2, success=lambda letters: {"ab": 0.25}.get(letters, 0.5))
+    third = -np.log(3)
+    assert world.likelihood("?\n\n", "a\n\nb\n\n#### 1") == [
+        ("a\n\n", third), ("b\n\n", third), ("#### 1", np.log(0.25))
+    ]  # fmt: skip
+    assert world.likelihood("?\n\na\n\n", "b\n\n#### 0") == [("b\n\n", third), ("#### 0", np.log(0.75))]
 
 
 async def test_tree_world_answers_rightly_as_often_as_its_success_says() -> None:

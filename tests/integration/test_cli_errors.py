@@ -9,6 +9,8 @@ from treeopo_storage import StoreMeta, create_store
 
 from tests.tiny_models import random_qwen2
 
+pytestmark = pytest.mark.processes
+
 
 def treeopo(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "treeopo_cli.main", *map(str, arguments)]

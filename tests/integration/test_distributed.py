@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, multiprocessing
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.multiprocessing.spawn import spawn
 
+from tests.gradients import step
 from tests.servers import free_port
 from tests.tiny_models import random_qwen2
 from tests.unit.test_packing import SETTINGS, distance, group_batch, policy
 from treeopo.learner.distributed import Team
 from treeopo.learner.learner import Learner
-from treeopo.learner.objectives.policy_gradient import PolicyGradient
+from treeopo.learner.losses.policy_gradient import PolicyGradient
+
+pytestmark = pytest.mark.processes
 
 SET = ["solutions.problems=staged-arithmetic:easy:train", "learner.lora.dropout=0.0", "rollout.batch_size=8"]
 
@@ -31,28 +33,23 @@ def one_step(rank: int, size: int, port: int, model: Path, result: Path) -> None
     """A process of its own: the gradient and the metrics of one step, from the first rank."""
     team = Team(rank, size, rank, ("localhost", port, True)) if size > 1 else Team()
     learner = Learner(policy(model), [PolicyGradient(SETTINGS)], SETTINGS, steps=4, temperature=1.0, team=team)
-    gradient: list[Tensor] = []
-    hook = register_optimizer_step_pre_hook(
-        lambda *_: gradient.extend(p.grad.clone() for p in learner.policy.trainable if p.grad is not None)
-    )
     batch = group_batch()
     if rank > 0:
         batch = team.receive()
     else:
         team.send(batch)
-    metrics = learner.step(batch)
-    hook.remove()
+    gradient, metrics = step(learner, batch)
     after = [parameter.detach().clone() for parameter in learner.policy.trainable]
     torch.save({"gradient": gradient, "metrics": metrics, "after": after}, result / f"{size}-{rank}.pt")
 
 
 def test_two_processes_give_the_gradient_of_one_and_stay_equal(model: Path, tmp_path: Path) -> None:
-    multiprocessing.spawn(one_step, (2, free_port(), model, tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(one_step, (2, free_port(), model, tmp_path), nprocs=2)
     one_step(0, 1, 0, model, tmp_path)
     alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
     assert distance(first["gradient"], alone["gradient"]) < 1e-5
     assert all(torch.equal(a, b) for a, b in zip(first["after"], second["after"], strict=True))
-    for name in ("loss", "grad_norm", "entropy", "train_tokens"):
+    for name in ("learner/loss", "learner/grad_norm", "learner/entropy", "learner/tokens"):
         assert first["metrics"][name] == pytest.approx(alone["metrics"][name], rel=1e-4), name
 
 
@@ -72,7 +69,7 @@ def test_torchrun_trains_as_one_process_does_and_resumes(model: Path, tmp_path: 
         train(torchrun, model, tmp_path / "two", options),
     )
     assert len(together) == 4
-    for name in ("loss", "grad_norm"):
+    for name in ("learner/loss", "learner/grad_norm"):
         assert [row[name] for row in together] == pytest.approx([row[name] for row in alone], rel=1e-3), name
     again = [*torchrun, "-m", "treeopo_cli.main", "train", "--resume", str(tmp_path / "two")]
     subprocess.run(again, check=True, timeout=300)  # complete: summed up, and nobody is left waiting

@@ -9,8 +9,8 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from tests.tiny_models import random_qwen2
-from treeopo.metrics import read_metrics
+from tests.tiny_models import random_qwen2, random_store
+from treeopo.trackers.jsonl import read_metrics
 
 pytestmark = pytest.mark.engine
 
@@ -23,9 +23,7 @@ def treeopo(*arguments: object, cwd: Path) -> str:
 
 
 def test_versions_are_evaluated_beside_training_and_the_best_is_an_adapter(tmp_path: Path) -> None:
-    random_qwen2(tmp_path / "model")
-    search = ["--rollouts", 2, "--set", "search.max_step_tokens=8", "--set", "search.max_solution_tokens=16"]
-    treeopo("mcts", "build", "--teacher", "model", "--limit", 8, "-o", "trees.zarr", *search, cwd=tmp_path)
+    random_store(tmp_path / "trees.zarr", random_qwen2(tmp_path / "model"))
     rollout = ["--set", "rollout.max_prompt_tokens=300", "--set", "rollout.max_sequence_tokens=330"]
     evaluation = [
         "--eval-problems",
@@ -39,7 +37,7 @@ def test_versions_are_evaluated_beside_training_and_the_best_is_an_adapter(tmp_p
     run_directory = tmp_path / "runs" / "latest"
     evaluations = read_metrics(run_directory / "evaluations.jsonl")
     assert [row["step"] for row in evaluations] == [0, 2, 4, 5]
-    assert all(0 <= row["eval_pass_at_1_low"] <= row["eval_pass_at_1"] <= 1 for row in evaluations)
+    assert all(0 <= row["eval/pass_at_1_low"] <= row["eval/pass_at_1"] <= 1 for row in evaluations)
     assert [row["step"] for row in read_metrics(run_directory / "metrics.jsonl")] == [1, 2, 3, 4, 5]
     assert json.loads((run_directory / "best" / "evaluation.json").read_text())["version"] == 0  # random: all are alike
     assert "best: pass@1" in out

@@ -2,23 +2,27 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, multiprocessing
+from torch.multiprocessing.spawn import spawn
 
+from tests.gradients import step
 from tests.servers import free_port
 from tests.tiny_models import random_qwen2
-from tests.unit.test_packing import LORA, SETTINGS, distance, group_batch, policy, step, windowed
+from tests.unit.test_packing import LORA, SETTINGS, distance, group_batch, policy, windowed
 from treeopo.errors import ModelError
 from treeopo.learner.distributed import Team
 from treeopo.learner.learner import Learner
-from treeopo.learner.objectives import Separate, Terms
-from treeopo.learner.objectives.cross_entropy import CrossEntropy
-from treeopo.learner.objectives.policy_gradient import PolicyGradient
+from treeopo.learner.losses import Losses, SeparateLoss
+from treeopo.learner.losses.cross_entropy import CrossEntropy
+from treeopo.learner.losses.policy_gradient import PolicyGradient
 from treeopo.learner.policy import LoraPolicy
 from treeopo.records import TrainBatch
+
+pytestmark = pytest.mark.processes
 
 CUT = replace(SETTINGS, microbatch_tokens=60)  # several micro-batches on each process, not as many on one as on another
 WHOLE = group_batch()
@@ -26,12 +30,12 @@ SINGLE = TrainBatch(0, WHOLE.sequences[:1], {})
 DROPOUT = replace(CUT, lora=replace(LORA, dropout=0.1))
 
 
-def gradient_only(adapted: LoraPolicy) -> Terms:
+def gradient_only(adapted: LoraPolicy) -> Losses:
     return [PolicyGradient(CUT)]
 
 
-def with_an_optimizer_of_its_own(adapted: LoraPolicy) -> Terms:
-    return [PolicyGradient(CUT), Separate("kl", CrossEntropy(), CUT.optimizer, adapted.trainable)]
+def with_an_optimizer_of_its_own(adapted: LoraPolicy) -> Losses:
+    return [PolicyGradient(CUT), SeparateLoss("kl", CrossEntropy(), CUT.optimizer, adapted.trainable)]
 
 
 CASES = {
@@ -47,7 +51,10 @@ def trial(rank: int, size: int, port: int, model: Path, result: Path) -> None:
     torch.set_num_threads(1)
     team = Team(rank, size, rank, ("localhost", port, True)) if size > 1 else Team()
     if size > 1:
-        assert (team.receive() if rank else team.send("met") or "met") == "met"
+        if rank == 0:
+            team.send("met")
+        else:
+            assert team.receive() == "met"
     found = {}
     for name, (settings, terms, batch) in CASES.items():
         adapted = policy(model, sharded=size > 1)
@@ -56,7 +63,7 @@ def trial(rank: int, size: int, port: int, model: Path, result: Path) -> None:
         learner.save_merged(result / f"{size}-{name}.safetensors")
         found[name] = {
             "gradients": gradients,
-            "loss": metrics["loss"],
+            "learner/loss": metrics["learner/loss"],
             "policy": [torch.as_tensor(row) for row in learner.policy_logprobs(batch.sequences)],
             "reference": [torch.as_tensor(row) for row in learner.reference_logprobs(batch.sequences)],
         }
@@ -75,12 +82,12 @@ def held(adapted: LoraPolicy) -> int:
 @pytest.fixture(scope="module")
 def trials(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model, result = random_qwen2(tmp_path_factory.mktemp("models") / "qwen2"), tmp_path_factory.mktemp("trials")
-    multiprocessing.spawn(trial, (2, free_port(), model, result), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(trial, (2, free_port(), model, result), nprocs=2)
     trial(0, 1, 0, model, result)
     return result
 
 
-def outcomes(trials: Path) -> list[dict[str, dict[str, list[Tensor]]]]:
+def outcomes(trials: Path) -> list[dict[str, Any]]:
     """Of one process alone, and of the two."""
     return [torch.load(trials / f"{name}.pt") for name in ("1-0", "2-0", "2-1")]
 
@@ -91,7 +98,7 @@ def test_the_gradient_is_that_of_one_process_on_every_process(trials: Path, case
     assert len(alone["gradients"]) > 0
     assert distance(first["gradients"], alone["gradients"]) < 1e-5
     assert all(torch.equal(a, b) for a, b in zip(first["gradients"], second["gradients"], strict=True))
-    assert first["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    assert first["learner/loss"] == pytest.approx(alone["learner/loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("of", ["policy", "reference"])

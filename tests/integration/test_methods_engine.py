@@ -12,7 +12,7 @@ from tests.servers import Server
 from tests.tiny_models import VOCABULARY, random_qwen2
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.methods import METHODS, Need
-from treeopo.metrics import read_metrics
+from treeopo.trackers.jsonl import read_metrics
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -51,9 +51,9 @@ def train(workplace: Path, name: str, run: str, *options: str) -> list[dict[str,
 def test_a_method_learns_from_a_real_engine(workplace: Path, name: str) -> None:
     steps = train(workplace, name, name)
     assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
-    assert max(step["staleness_max"] for step in steps) <= 1
+    assert max(step["rollout/staleness_max"] for step in steps) <= 1
     if Need.TEACHER in METHODS[name].needs:
-        assert any(step["grad_norm"] + step.get("kl_grad_norm", 0.0) > 0 for step in steps)
+        assert any(step["learner/grad_norm"] + step.get("learner/kl_grad_norm", 0.0) > 0 for step in steps)
 
 
 def test_a_teacher_by_url_says_what_a_loaded_one_says(workplace: Path) -> None:
@@ -66,5 +66,5 @@ def test_a_teacher_by_url_says_what_a_loaded_one_says(workplace: Path) -> None:
     finally:
         server.kill()
     for one, other in zip(asked, loaded, strict=True):
-        assert one["teacher_kl"] == pytest.approx(other["teacher_kl"], rel=1e-3)
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-2, abs=1e-3)
+        assert one["rollout/teacher_kl"] == pytest.approx(other["rollout/teacher_kl"], rel=1e-3)
+        assert one["learner/loss"] == pytest.approx(other["learner/loss"], rel=1e-2, abs=1e-3)

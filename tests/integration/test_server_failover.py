@@ -9,7 +9,7 @@ import pytest
 
 from tests.servers import Server
 from tests.tiny_models import random_qwen2
-from treeopo.metrics import read_metrics
+from treeopo.trackers.jsonl import read_metrics
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

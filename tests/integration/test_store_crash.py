@@ -17,6 +17,8 @@ from treeopo_storage.conformance import assert_same_tree, random_tree
 from treeopo_storage.verify import verify_store
 from treeopo_storage.zarr_store import create_store, open_store, open_writer
 
+pytestmark = pytest.mark.processes
+
 META = StoreMeta("0123456789abcdef", "teacher")
 
 
@@ -30,15 +32,16 @@ class FailAtStep:
     def __init__(self, at: int, error: BaseException, patch: pytest.MonkeyPatch) -> None:
         self.left, self.error = at, error
         self.write_bytes, self.replace = Path.write_bytes, Path.replace
-        patch.setattr(Path, "write_bytes", lambda path, data: self.step(path, data) or self.write_bytes(path, data))
-        patch.setattr(Path, "replace", lambda path, target: self.step(path, b"") or self.replace(path, target))
+        patch.setattr(Path, "write_bytes", lambda path, data: self.step(path, data) and self.write_bytes(path, data))
+        patch.setattr(Path, "replace", lambda path, target: self.step(path, b"") and self.replace(path, target))
 
-    def step(self, path: Path, data: memoryview | bytes) -> None:
+    def step(self, path: Path, data: memoryview | bytes) -> bool:
         if self.left == 0:
             if data:
                 self.write_bytes(path, bytes(data)[: len(data) // 2])
             raise self.error
         self.left -= 1
+        return True
 
 
 @pytest.fixture

@@ -1,26 +1,28 @@
 """Several engines as one, proven on scripted engines that die, come back and come back with the wrong policy."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from treeopo_storage import TreeStore
 
+from tests.profiles import examples
 from treeopo.advantage import AdvantageSettings
 from treeopo.engines.balanced import BalancedEngine
 from treeopo.engines.scripted import ScriptedEngine, TreeWorld
 from treeopo.errors import ConfigError, EngineDeadError, EngineError, ModelError
 from treeopo.ports import Engine
-from treeopo.records import Carrier, Completion, Request, TrainBatch
+from treeopo.records import Completion, Request, TrainBatch, WeightFormat
 from treeopo.rollout.batches import assemble
 from treeopo.rollout.meter import EngineMeter
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
-from treeopo.rollout.rollouts import Rollouts
-from treeopo.rollout.sampler import GroupSampler, Start
+from treeopo.rollout.rollouts import RolloutBatches
+from treeopo.rollout.sampling.base import GroupSampler
+from treeopo.rollout.sampling.names import StartStates
 from treeopo.rollout.settings import RolloutSettings
 
 WORLD = TreeWorld(branching=3, depth=3, success=lambda letters: 0.5)
@@ -43,7 +45,7 @@ class Hosts:
     `allow`, so nothing comes back before a test says so.
     """
 
-    def __init__(self, *places: list[ScriptedEngine | None]) -> None:
+    def __init__(self, *places: Sequence[ScriptedEngine | None]) -> None:
         self.places = [list(place) for place in places]
         self.allow = asyncio.Event()
         self.pauses: list[float] = []
@@ -92,7 +94,7 @@ async def test_requests_go_where_the_fewest_are_in_flight() -> None:
     await engine.close()
 
 
-@settings(deadline=None, max_examples=60)
+@examples(0.6)
 @given(deaths=st.lists(st.integers(0, 40) | st.none(), min_size=2, max_size=4), count=st.integers(1, 40))
 def test_whoever_dies_whenever_every_request_is_answered_as_by_one_engine(deaths: list[int | None], count: int) -> None:
     """As long as one lives: each answer is that of its own seed, none is lost, none is double."""
@@ -203,14 +205,17 @@ async def test_a_start_that_fails_ends_those_that_succeeded() -> None:
 
 
 async def test_engines_that_take_policies_in_different_forms_do_not_make_one() -> None:
-    hosts = Hosts([ScriptedEngine(WORLD, carrier=Carrier.ADAPTER)], [ScriptedEngine(WORLD, carrier=Carrier.MERGED)])
+    hosts = Hosts(
+        [ScriptedEngine(WORLD, weight_format=WeightFormat.ADAPTER)],
+        [ScriptedEngine(WORLD, weight_format=WeightFormat.MERGED)],
+    )
     with pytest.raises(ConfigError, match="some servers take adapters and others merged weights"):
         await hosts.engine()
 
 
 async def test_an_older_version_stays_in_use_while_any_member_still_answers_under_it() -> None:
-    slow = ScriptedEngine(WORLD, carrier=Carrier.ADAPTER, latency=lambda request: 3600.0)
-    engine = await Hosts([slow], [ScriptedEngine(WORLD, carrier=Carrier.ADAPTER)]).engine()
+    slow = ScriptedEngine(WORLD, weight_format=WeightFormat.ADAPTER, latency=lambda request: 3600.0)
+    engine = await Hosts([slow], [ScriptedEngine(WORLD, weight_format=WeightFormat.ADAPTER)]).engine()
     await engine.publish(1, POLICY)
     stuck = asyncio.create_task(engine.generate(request(0)))
     await settled()
@@ -232,6 +237,17 @@ async def test_closing_leaves_no_engine_and_no_attempt_behind() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
+async def test_a_closed_engine_starts_none_of_its_members_again() -> None:
+    hosts = Hosts([dying(), dying()], [dying(), dying()])
+    engine = await hosts.engine()
+    await engine.close()
+    for call in (engine.generate(request(0)), engine.publish(1, POLICY)):
+        with pytest.raises(EngineDeadError, match="the engines were closed"):
+            await call
+    assert [len(place) for place in hosts.places] == [1, 1]
+    assert len(asyncio.all_tasks()) == 1
+
+
 async def train(store: TreeStore, engine: Engine) -> list[TrainBatch]:
     """Four steps of the synchronous trainer over `engine`, without a learner; policies are published all the same."""
     settings = RolloutSettings(
@@ -246,8 +262,8 @@ async def train(store: TreeStore, engine: Engine) -> list[TrainBatch]:
     async def go_on(version: int, metrics: Metrics) -> bool:
         return True
 
-    rollouts = Rollouts(
-        GroupSampler(store, settings, seed=0, start=Start.PREFIX),
+    rollouts = RolloutBatches(
+        GroupSampler(store, settings, seed=0, start=StartStates.UNIFORM),
         engine,
         grade=lambda drawn, completion: WORLD.grade(WORLD.problem("any"), completion.text),
         assemble=partial(assemble, settings=AdvantageSettings()),

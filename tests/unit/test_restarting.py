@@ -12,7 +12,7 @@ from treeopo.engines.scripted import ScriptedEngine, TreeWorld
 from treeopo.engines.settings import RestartSettings
 from treeopo.engines.simulated_time import run_simulated
 from treeopo.errors import EngineDeadError, EngineError, ModelError
-from treeopo.records import Carrier, Completion, Request
+from treeopo.records import Completion, Request, WeightFormat
 
 WORLD = TreeWorld(branching=3, depth=4, success=lambda letters: 0.5)
 SETTINGS = RestartSettings(max_restarts=2, backoff_seconds=1.0, hang_seconds=100.0)
@@ -54,10 +54,10 @@ class DeafEngine(ScriptedEngine):
 
 
 def scripted(
-    dies_at: int | None = None, latency: Callable[[Request], float] = lambda request: 4.0, carrier: str = "merged"
+    dies_at: int | None = None, latency: Callable[[Request], float] = lambda request: 4.0, weight_format: str = "merged"
 ) -> ScriptedEngine:
     failures = {} if dies_at is None else {dies_at: DEAD}
-    return ScriptedEngine(WORLD, latency=latency, failures=failures, carrier=Carrier(carrier))
+    return ScriptedEngine(WORLD, latency=latency, failures=failures, weight_format=WeightFormat(weight_format))
 
 
 async def ask(engine: RestartingEngine, count: int) -> list[Completion]:
@@ -81,12 +81,12 @@ def expected() -> list[str]:
     return run_simulated(undisturbed())
 
 
-@pytest.mark.parametrize("carrier", ["merged", "adapter"])
+@pytest.mark.parametrize("weight_format", ["merged", "adapter"])
 def test_a_death_mid_batch_changes_no_answer_and_the_policy_is_published_again(
-    expected: list[str], carrier: str
+    expected: list[str], weight_format: str
 ) -> None:
     async def scenario() -> None:
-        factory = Factory(scripted(dies_at=7, carrier=carrier), scripted(carrier=carrier))
+        factory = Factory(scripted(dies_at=7, weight_format=weight_format), scripted(weight_format=weight_format))
         engine = await factory.open()
         await engine.publish(3, Path("v3"))
         completions = await ask(engine, 12)
@@ -94,7 +94,7 @@ def test_a_death_mid_batch_changes_no_answer_and_the_policy_is_published_again(
         assert {version for completion in completions for version in completion.versions} == {3}
         assert factory.started[1].published == [(3, Path("v3"))]
         assert factory.started[1].requests == 12, "each unfinished request is asked once more, and only once"
-        assert (engine.restarts, engine.versions_in_use) == (1, {3})
+        assert (engine.restarts, engine.versions_in_use) == (1, frozenset({3}))
         await engine.close()
 
     run_simulated(scenario())
@@ -227,6 +227,24 @@ def test_closing_ends_a_restart_under_way_and_leaves_no_task() -> None:
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)
         await engine.close()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_simulated(scenario())
+
+
+def test_calls_that_wait_for_a_restart_are_told_when_the_engine_is_closed() -> None:
+    async def scenario() -> None:
+        factory = Factory(scripted(dies_at=0), scripted())
+        engine = await factory.open()
+        asked = asyncio.create_task(ask(engine, 1))
+        await asyncio.sleep(0.1)  # the engine is dead, the next one not started
+        published = asyncio.create_task(engine.publish(1, Path("v1")))
+        await asyncio.sleep(0.1)
+        await engine.close()
+        for told in await asyncio.gather(asked, published, return_exceptions=True):
+            assert isinstance(told, EngineDeadError)
+            assert str(told) == "the engine was closed"
+        assert len(factory.started) == 1
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run_simulated(scenario())

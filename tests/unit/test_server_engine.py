@@ -20,7 +20,7 @@ from treeopo.engines.server_checks import inspect_server
 from treeopo.engines.server_settings import ServerSettings
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.errors import EngineDeadError, EngineError, ModelError
-from treeopo.records import Carrier, FinishReason, Request
+from treeopo.records import FinishReason, Request, WeightFormat
 
 BASE = "served-name"
 OPTIONS = EngineOptions(max_model_tokens=100, server=ServerSettings(lost_seconds=0.01))
@@ -126,8 +126,8 @@ def client(server: FakeVllm) -> ServerClient:
     return ServerClient("http://fake", OPTIONS.server, 8, transport=httpx.MockTransport(server))
 
 
-def engine(server: FakeVllm, carrier: Carrier, tempered: bool = True) -> ServerEngine:
-    return ServerEngine(client(server), BASE, OPTIONS, carrier, tempered=tempered)
+def engine(server: FakeVllm, weight_format: WeightFormat, tempered: bool = True) -> ServerEngine:
+    return ServerEngine(client(server), BASE, OPTIONS, weight_format, tempered=tempered)
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +138,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def policies(tmp_path: Path) -> Callable[[Carrier, int], Path]:
-    def path(carrier: Carrier, version: int) -> Path:
-        if carrier is Carrier.ADAPTER:
+def policies(tmp_path: Path) -> Callable[[WeightFormat, int], Path]:
+    def path(weight_format: WeightFormat, version: int) -> Path:
+        if weight_format is WeightFormat.ADAPTER:
             found = tmp_path / str(version)
             found.mkdir(exist_ok=True)
         else:
@@ -153,7 +153,7 @@ def policies(tmp_path: Path) -> Callable[[Carrier, int], Path]:
 
 async def test_every_parameter_that_shapes_the_distribution_is_sent() -> None:
     server = FakeVllm()
-    completion = await engine(server, Carrier.ADAPTER).generate(Request([1, 2], 3, seed=9, stop=("\n\n",)))
+    completion = await engine(server, WeightFormat.ADAPTER).generate(Request([1, 2], 3, seed=9, stop=("\n\n",)))
     assert server.bodies == [
         {
             "model": BASE, "prompt": [1, 2], "return_token_ids": True, "max_tokens": 3, "temperature": 1.0, "seed": 9,
@@ -167,67 +167,69 @@ async def test_every_parameter_that_shapes_the_distribution_is_sent() -> None:
     assert completion.finish_reason is FinishReason.LENGTH
 
 
-@pytest.mark.parametrize("carrier", list(Carrier))
+@pytest.mark.parametrize("weight_format", list(WeightFormat))
 async def test_after_a_publication_tokens_are_of_that_version_and_say_so(
-    carrier: Carrier, policies: Callable[[Carrier, int], Path]
+    weight_format: WeightFormat, policies: Callable[[WeightFormat, int], Path]
 ) -> None:
-    served = engine(FakeVllm(), carrier)
+    served = engine(FakeVllm(), weight_format)
     for version in (0, 1, 2, 7):
         if version:
-            await served.publish(version, policies(carrier, version))
+            await served.publish(version, policies(weight_format, version))
         completion = await served.generate(Request([1], 4, seed=0))
         assert completion.token_ids.tolist() == [10 + version] * 4
         assert completion.versions.tolist() == [version] * 4
 
 
 async def test_an_adapter_s_request_keeps_its_version_and_its_adapter_until_it_is_answered(
-    policies: Callable[[Carrier, int], Path],
+    policies: Callable[[WeightFormat, int], Path],
 ) -> None:
     server = FakeVllm()
-    served = engine(server, Carrier.ADAPTER)
-    await served.publish(1, policies(Carrier.ADAPTER, 1))
+    served = engine(server, WeightFormat.ADAPTER)
+    await served.publish(1, policies(WeightFormat.ADAPTER, 1))
     server.gate = asyncio.Event()
     waiting = asyncio.create_task(served.generate(Request([1], 4, seed=0)))
     await asyncio.sleep(0.01)
-    await served.publish(2, policies(Carrier.ADAPTER, 2))
+    await served.publish(2, policies(WeightFormat.ADAPTER, 2))
     assert sorted(server.adapters.values()) == [1, 2]
     server.gate.set()
     completion = await waiting
     assert (completion.versions[0], completion.token_ids[0]) == (1, 11)
-    await served.publish(3, policies(Carrier.ADAPTER, 3))
+    await served.publish(3, policies(WeightFormat.ADAPTER, 3))
     assert list(server.adapters.values()) == [3]
     await served.close()
     assert server.adapters == {}
 
 
 async def test_merged_weights_reach_a_request_in_flight_and_each_token_says_which_made_it(
-    policies: Callable[[Carrier, int], Path],
+    policies: Callable[[WeightFormat, int], Path],
 ) -> None:
     server = FakeVllm()
-    served = engine(server, Carrier.MERGED)
+    served = engine(server, WeightFormat.MERGED)
     server.gate = asyncio.Event()
     waiting = asyncio.create_task(served.generate(Request([1], 4, seed=0)))
     await asyncio.sleep(0.01)
     for version in (1, 2, 3):
-        await served.publish(version, policies(Carrier.MERGED, version))
+        await served.publish(version, policies(WeightFormat.MERGED, version))
     server.gate.set()
     assert (await waiting).versions.tolist() == [0, 3, 3, 3]
 
 
-async def test_two_runs_on_one_server_do_not_take_each_other_s_names(policies: Callable[[Carrier, int], Path]) -> None:
+async def test_two_runs_on_one_server_do_not_take_each_other_s_names(
+    policies: Callable[[WeightFormat, int], Path],
+) -> None:
     server = FakeVllm()
     for _ in range(2):
-        await engine(server, Carrier.ADAPTER).publish(1, policies(Carrier.ADAPTER, 1))
+        await engine(server, WeightFormat.ADAPTER).publish(1, policies(WeightFormat.ADAPTER, 1))
     assert len(server.adapters) == 2
 
 
-@pytest.mark.parametrize("carrier", list(Carrier))
+@pytest.mark.parametrize("weight_format", list(WeightFormat))
 async def test_a_restarted_server_is_dead_rather_than_believed(
-    carrier: Carrier, policies: Callable[[Carrier, int], Path]
+    weight_format: WeightFormat, policies: Callable[[WeightFormat, int], Path]
 ) -> None:
     server = FakeVllm()
-    served = engine(server, carrier)
-    await served.publish(1, policies(carrier, 1))
+    served = engine(server, weight_format)
+    await served.publish(1, policies(weight_format, 1))
     server.adapters, server.weights = {}, ("default", 0)
     with pytest.raises(EngineDeadError, match="restarted"):
         await served.generate(Request([1], 4, seed=0))
@@ -237,50 +239,50 @@ async def test_weights_of_another_run_are_not_taken_for_the_base_model() -> None
     server = FakeVllm()
     server.weights = ("another-run-3", 3)
     with pytest.raises(EngineDeadError, match=r"did not publish .another-run-3.; .* another run uses it"):
-        await engine(server, Carrier.MERGED).generate(Request([1], 4, seed=0))
+        await engine(server, WeightFormat.MERGED).generate(Request([1], 4, seed=0))
 
 
 async def test_a_policy_that_the_server_cannot_see_is_refused_in_one_line(tmp_path: Path) -> None:
-    served = engine(FakeVllm(), Carrier.ADAPTER)
+    served = engine(FakeVllm(), WeightFormat.ADAPTER)
     with pytest.raises(EngineError, match=r"did not take policy version 5: .*No adapter found.*must see") as caught:
         await served.publish(5, tmp_path / "5")
     assert not isinstance(caught.value, EngineDeadError)
     assert (await served.generate(Request([1], 1, seed=0))).versions[0] == 0
     with pytest.raises(EngineDeadError, match="No such file"):
-        await engine(FakeVllm(), Carrier.MERGED).publish(5, tmp_path / "5.safetensors")
+        await engine(FakeVllm(), WeightFormat.MERGED).publish(5, tmp_path / "5.safetensors")
 
 
 async def test_a_completion_that_the_server_cut_is_no_completion() -> None:
     server = FakeVllm()
     server.cut = 2
     with pytest.raises(EngineError, match=r"cut a completion at 2 of 9 tokens.*--generation-config vllm"):
-        await engine(server, Carrier.ADAPTER).generate(Request([1], 9, seed=0))
+        await engine(server, WeightFormat.ADAPTER).generate(Request([1], 9, seed=0))
 
 
 async def test_a_prompt_without_room_is_refused_before_it_is_sent() -> None:
     server = FakeVllm()
     with pytest.raises(EngineError, match="a prompt of 60 tokens leaves room for 40 of the 50"):
-        await engine(server, Carrier.ADAPTER).generate(Request([1] * 60, 50, seed=0))
+        await engine(server, WeightFormat.ADAPTER).generate(Request([1] * 60, 50, seed=0))
     assert server.paths == []
 
 
 async def test_a_temperature_is_refused_where_log_probabilities_leave_it_out() -> None:
-    served = engine(FakeVllm(processed=False), Carrier.ADAPTER, tempered=False)
+    served = engine(FakeVllm(processed=False), WeightFormat.ADAPTER, tempered=False)
     await served.generate(Request([1], 2, seed=0, temperature=1.0))
     with pytest.raises(EngineError, match="--logprobs-mode processed_logprobs"):
         await served.generate(Request([1], 2, seed=0, temperature=0.7))
 
 
-async def test_a_cancelled_request_is_no_longer_in_flight(policies: Callable[[Carrier, int], Path]) -> None:
+async def test_a_cancelled_request_is_no_longer_in_flight(policies: Callable[[WeightFormat, int], Path]) -> None:
     server = FakeVllm()
-    served = engine(server, Carrier.ADAPTER)
-    await served.publish(1, policies(Carrier.ADAPTER, 1))
+    served = engine(server, WeightFormat.ADAPTER)
+    await served.publish(1, policies(WeightFormat.ADAPTER, 1))
     server.gate = asyncio.Event()
     waiting = asyncio.create_task(served.generate(Request([1], 4, seed=0)))
     await asyncio.sleep(0.01)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    await served.publish(2, policies(Carrier.ADAPTER, 2))
+    await served.publish(2, policies(WeightFormat.ADAPTER, 2))
     assert list(server.adapters.values()) == [2]
 
 
@@ -293,17 +295,17 @@ async def test_whether_log_probabilities_have_the_temperature_in_them_is_found_o
 @pytest.mark.parametrize(
     ("flags", "publish", "expected"),
     [
-        ({}, "auto", Carrier.ADAPTER),
-        ({}, "merged", Carrier.MERGED),
-        ({"lora": False}, "auto", Carrier.MERGED),
-        ({"dev": False, "scale_out": False}, "auto", Carrier.ADAPTER),
+        ({}, "auto", WeightFormat.ADAPTER),
+        ({}, "merged", WeightFormat.MERGED),
+        ({"lora": False}, "auto", WeightFormat.MERGED),
+        ({"dev": False, "scale_out": False}, "auto", WeightFormat.ADAPTER),
     ],
 )
 async def test_policies_travel_as_asked_or_else_as_the_server_can_take_them(
-    model: str, flags: dict[str, bool], publish: Literal["auto", "merged"], expected: Carrier
+    model: str, flags: dict[str, bool], publish: Literal["auto", "merged"], expected: WeightFormat
 ) -> None:
     options = replace(OPTIONS, publish=publish)
-    assert (await inspect_server(client(FakeVllm(**flags)), model, options, Adapters(16, 3))).carrier is expected
+    assert (await inspect_server(client(FakeVllm(**flags)), model, options, Adapters(16, 3))).weight_format is expected
 
 
 @pytest.mark.parametrize(

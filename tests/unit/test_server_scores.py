@@ -17,7 +17,7 @@ from treeopo.engines.server_settings import ServerSettings
 from treeopo.engines.settings import EngineOptions
 from treeopo.errors import ConfigError, EngineDeadError, EngineError
 from treeopo.ports import Engine
-from treeopo.records import Carrier, IntArray
+from treeopo.records import IntArray, WeightFormat
 
 
 class FakeTeacher:
@@ -44,7 +44,7 @@ async def teacher_of(*transports: httpx.MockTransport) -> Engine:
 
     async def start(index: int, transport: httpx.MockTransport) -> Engine:
         client = ServerClient(f"http://t{index}", ServerSettings(lost_seconds=0.01), 4, transport=transport)
-        return ServerEngine(client, "m", EngineOptions(), Carrier.ADAPTER, tempered=True)
+        return ServerEngine(client, "m", EngineOptions(), WeightFormat.ADAPTER, tempered=True)
 
     async def for_ever(seconds: float) -> None:
         await asyncio.Event().wait()
@@ -108,9 +108,9 @@ async def test_an_answer_that_does_not_score_these_tokens_is_refused(answer: dic
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"method": "tree-opo"}, "asks no teacher"),
+        ({"method": "tree-opo"}, "teacher_urls is for methods .* tree-opo has no use for it"),
         ({"method": "tree-opo-kl", "kl": {"estimate": "full"}}, "kl.estimate sampled"),
-        ({"method": "mcts-reinforce"}, "tunes its teacher first"),
+        ({"method": "mcts-reinforce"}, "teacher_urls is for methods .* mcts-reinforce has no use for it"),
         ({"method": "reinforce-kl", "teacher_urls": ("http://a", "http://a/")}, "names a server twice"),
     ],
 )

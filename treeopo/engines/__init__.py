@@ -1,1 +1,1 @@
-"""Adapters of the `Engine` port: vLLM in this process's care, and a scripted fake for tests and simulations."""
+"""Inference engines (`treeopo.ports.Engine`): vLLM in a child process, vLLM servers by URL, and a scripted fake."""

@@ -13,7 +13,7 @@ from typing import Any
 
 
 class AdapterVersions:
-    """What is loaded into `llm` (an `AsyncLLM`), and how many requests read it. Version 0 is the base, unadapted."""
+    """The adapters loaded in `llm` (an `AsyncLLM`), and how many requests use each. Version 0 is the bare base."""
 
     def __init__(self, llm: Any) -> None:
         self._llm = llm

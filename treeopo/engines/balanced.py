@@ -1,4 +1,4 @@
-"""Several engines as one: requests go where fewest are in flight, and one engine's death is survived by the others.
+"""Load balancing over several engines: requests go where the fewest are in flight, and survive an engine's death.
 
     request ─▶ least loaded member ─▶ answer                    publish ─▶ every living member, at once
                     │ EngineDeadError
@@ -19,11 +19,11 @@ from typing import TypeVar
 
 from treeopo.errors import EngineDeadError, EngineError, InputError, require
 from treeopo.ports import Engine
-from treeopo.records import Carrier, Completion, FloatArray, IntArray, Request
+from treeopo.records import Completion, FloatArray, IntArray, Request, WeightFormat
 from treeopo.tasks import gather_or_cancel
 
 T = TypeVar("T")
-StartEngine = Callable[[], Awaitable[Engine]]
+StartMember = Callable[[], Awaitable[Engine]]
 
 _LONGEST_BACKOFF = 60.0  # seconds between two attempts to start a dead member again
 _log = logging.getLogger(__name__)
@@ -32,10 +32,10 @@ _log = logging.getLogger(__name__)
 class _Member:
     """One engine's place; `engine` is None while it is dead."""
 
-    def __init__(self, start: StartEngine, engine: Engine) -> None:
+    def __init__(self, start: StartMember, engine: Engine) -> None:
         self.start = start
         self.engine: Engine | None = engine
-        self.carrier = engine.carrier
+        self.weight_format = engine.weight_format
         self.in_flight = 0
 
 
@@ -50,10 +50,11 @@ class BalancedEngine:
         self._publishing = asyncio.Lock()
         self._revivals: set[asyncio.Task[None]] = set()
         self._last_death = "none was started"
+        self._closed = False
 
     @classmethod
     async def start(
-        cls, starts: Sequence[StartEngine], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        cls, starts: Sequence[StartMember], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     ) -> "BalancedEngine":
         """Start every member at once; the first that cannot be started ends the others and is raised.
 
@@ -62,7 +63,7 @@ class BalancedEngine:
         """
         started: list[Engine] = []
 
-        async def begin(start: StartEngine) -> _Member:
+        async def begin(start: StartMember) -> _Member:
             engine = await start()
             started.append(engine)
             return _Member(start, engine)
@@ -70,7 +71,7 @@ class BalancedEngine:
         try:
             members = await gather_or_cancel(map(begin, starts))
             require(
-                len({member.carrier for member in members}) == 1,
+                len({member.weight_format for member in members}) == 1,
                 "some servers take adapters and others merged weights; start them alike, or say --publish",
             )
             return cls(members, sleep)
@@ -80,8 +81,8 @@ class BalancedEngine:
             raise
 
     @property
-    def carrier(self) -> Carrier:
-        return self._members[0].carrier
+    def weight_format(self) -> WeightFormat:
+        return self._members[0].weight_format
 
     @property
     def versions_in_use(self) -> frozenset[int]:
@@ -109,6 +110,7 @@ class BalancedEngine:
             EngineDeadError: none is alive. EngineError: a member refused the policy.
         """
         async with self._publishing:
+            self._raise_if_closed()
             self._policy = version, path
             living = [(member, member.engine) for member in self._members if member.engine]
             publications = (engine.publish(version, path) for _, engine in living)
@@ -126,6 +128,7 @@ class BalancedEngine:
         return sum(member.engine.peak_memory_mib() for member in self._members if member.engine)
 
     async def close(self) -> None:
+        self._closed = True
         for task in self._revivals:
             task.cancel()
         await asyncio.gather(*self._revivals, return_exceptions=True)
@@ -136,14 +139,20 @@ class BalancedEngine:
     async def _by_a_member(self, call: Callable[[Engine], Awaitable[T]]) -> T:
         """What `call` returns, from the first member that lives to answer it."""
         while True:
+            self._raise_if_closed()
             member, engine = self._least_loaded()
             member.in_flight += 1
             try:
                 return await call(engine)
             except EngineDeadError as error:
+                self._raise_if_closed()
                 self._bury(member, engine, error)
             finally:
                 member.in_flight -= 1
+
+    def _raise_if_closed(self) -> None:
+        if self._closed:
+            raise EngineDeadError("the engines were closed")
 
     def _least_loaded(self) -> tuple[_Member, Engine]:
         living = [(member.in_flight, place) for place, member in enumerate(self._members) if member.engine]
@@ -174,7 +183,7 @@ class BalancedEngine:
                 engine = await member.start()
             except (EngineError, InputError):  # not back yet, or back as something else
                 continue
-            if engine.carrier is not member.carrier:
+            if engine.weight_format is not member.weight_format:
                 await engine.close()
                 continue
             try:

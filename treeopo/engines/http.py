@@ -1,12 +1,12 @@
-"""JSON over HTTP to one inference server: one connection pool, bounded concurrency, a rate limit, patience, a secret.
+"""An HTTP client of one inference server: connection pool, bounded concurrency, rate limit, retries, API key.
 
     429, 503 (busy)                          wait as told by Retry-After, else back off, for `busy_seconds` at most
     no connection, reset, timeout, 502, 504  back off, for `lost_seconds` at most; 500 likewise unless /health is well
     401                                      ConfigError: the key
     other 4xx, 500 while healthy             returned: this request's fault, not the server's
 
-Past its limit a failure is an `EngineDeadError`. Requests are repeated as they are, which is safe: an answer depends on
-the request alone.
+Past its limit a failure is an `EngineDeadError`. Requests are repeated as they are: an answer depends on the request
+and the policy alone.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ class ServerClient:
     async def call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, throttled: bool = False
     ) -> httpx.Response:
-        """One answer that is the server's last word: success, or a refusal of this very request.
+        """The response to a request, repeated until it is a success or a refusal of this very request.
 
         Raises:
             EngineDeadError: the server was busy or lost for too long, or was given up (`close`) meanwhile.
@@ -123,7 +123,7 @@ class ServerClient:
     async def _attempt(
         self, method: str, path: str, body: Mapping[str, Any] | None
     ) -> tuple[str | None, str, httpx.Response | None]:
-        """(what is the matter with the server or None, in its words, its response if it gave one)."""
+        """("busy", "lost" or None if the response counts; the reason; the response if there was one)."""
         try:
             response = await self._http.request(method, path, json=body)
         except httpx.TransportError as error:

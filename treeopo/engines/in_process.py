@@ -14,16 +14,17 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 
 from treeopo.engines.adapter_versions import AdapterVersions
+from treeopo.engines.limits import check_room
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.stops import Ending, StopTokens
-from treeopo.engines.vllm_process import check_positions, choose_carrier, first_line, start_process
+from treeopo.engines.vllm_process import check_positions, choose_weight_format, first_line, start_process
 from treeopo.errors import EngineDeadError, EngineError, ModelError
-from treeopo.records import Carrier, Completion, FinishReason, FloatArray, IntArray, Request
+from treeopo.records import Completion, FinishReason, FloatArray, IntArray, Request, WeightFormat
 from treeopo.tasks import gather_or_cancel
 
 SHUTDOWN_SECONDS = 5.0
@@ -34,9 +35,14 @@ class VllmEngine:
     """`Engine` port over vLLM's `AsyncLLM`. Make one with `start`, end it with `close`."""
 
     def __init__(
-        self, llm: Any, options: EngineOptions, carrier: Carrier, log: Path, thread: ThreadPoolExecutor | None
+        self,
+        llm: Any,
+        options: EngineOptions,
+        weight_format: WeightFormat,
+        log: Path,
+        thread: ThreadPoolExecutor | None,
     ) -> None:
-        self.carrier = carrier
+        self.weight_format = weight_format
         self.restarts = 0
         self.log = log
         self._llm = llm
@@ -71,18 +77,31 @@ class VllmEngine:
         descriptor, name = tempfile.mkstemp(prefix="treeopo-engine-", suffix=".log")
         log = Path(name)
         try:
-            carrier = choose_carrier(options, adapters)
-            llm = start_process(model, options, adapters if carrier is Carrier.ADAPTER else None, descriptor)
+            weight_format = choose_weight_format(options, adapters)
+            match weight_format:
+                case WeightFormat.ADAPTER:
+                    room = adapters
+                case WeightFormat.MERGED:
+                    room = None
+                case _:
+                    assert_never(weight_format)
+            llm = start_process(model, options, room, descriptor)
             logging.getLogger("vllm").setLevel(logging.ERROR)  # this process's half; the engine's goes to its log
         except ImportError as error:
             raise ModelError(f"vLLM cannot be imported ({error}); install treeopo[cpu] or treeopo[cuda]") from None
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(f"vLLM cannot serve {model!r}: {first_line(error)}; its log is {log}") from error
-        return cls(llm, options, carrier, log, thread)
+        return cls(llm, options, weight_format, log, thread)
 
     @property
     def versions_in_use(self) -> frozenset[int]:
-        return self._adapters.in_use if self.carrier is Carrier.ADAPTER else frozenset({self._version})
+        match self.weight_format:
+            case WeightFormat.ADAPTER:
+                return self._adapters.in_use
+            case WeightFormat.MERGED:
+                return frozenset({self._version})
+            case _:
+                assert_never(self.weight_format)
 
     @property
     def tokens(self) -> int:
@@ -116,12 +135,8 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
         from vllm.v1.engine.exceptions import EngineGenerateError
 
-        room = self._options.max_model_tokens - len(token_ids)
-        if max_tokens > room:
-            raise EngineError(
-                f"a prompt of {len(token_ids)} tokens leaves room for {room} of the {max_tokens} asked "
-                f"for; raise the engine's {self._options.max_model_tokens} or lower the request"
-            )
+        self._raise_if_closed()
+        check_room(len(token_ids), max_tokens, self._options.max_model_tokens)
         self._requests += 1
         name = f"treeopo-{self._requests}"
         prompt = {"prompt_token_ids": [int(token) for token in token_ids]}
@@ -135,6 +150,7 @@ class VllmEngine:
             raise EngineError(f"vLLM refused a request: {first_line(error)}") from error
         completion = final.outputs[0]
         if completion.finish_reason not in ("stop", "length"):
+            self._raise_if_closed()
             raise EngineError(f"vLLM ended a request early ({completion.finish_reason})")
         self._finished_tokens += len(completion.token_ids)
         return final, version
@@ -143,16 +159,21 @@ class VllmEngine:
         """See `PublishPolicy`. An engine that took only part of a merged policy counts as dead."""
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 
+        self._raise_if_closed()
         try:
-            if self.carrier is Carrier.ADAPTER:
-                await self._adapters.load(version, path)
-            else:
-                await self._load_merged(version, path)
+            match self.weight_format:
+                case WeightFormat.ADAPTER:
+                    on_failure = EngineError
+                    await self._adapters.load(version, path)
+                case WeightFormat.MERGED:
+                    on_failure = EngineDeadError
+                    await self._load_merged(version, path)
+                case _:
+                    assert_never(self.weight_format)
         except VllmDeadError as error:
             raise self._dead() from error
         except Exception as error:  # whatever the engine process raised, it arrives as a bare Exception
-            kind = EngineError if self.carrier is Carrier.ADAPTER else EngineDeadError
-            raise kind(f"vLLM cannot use policy version {version} at {path}: {first_line(error)}") from error
+            raise on_failure(f"vLLM cannot use policy version {version} at {path}: {first_line(error)}") from error
         self._version = version
 
     async def _load_merged(self, version: int, path: Path) -> None:
@@ -171,19 +192,32 @@ class VllmEngine:
         return sum(_peak_mib(child.pid) for child in multiprocessing.active_children())
 
     async def close(self) -> None:
-        """Once; an engine that was lost for good has been closed when its run ends."""
+        """End the engine process; requests in flight raise `EngineDeadError`."""
         if self._closed:
             return
         self._closed = True
         if not self._llm.errored:
             self.log.unlink(missing_ok=True)
+            await self._llm.abort(list(self._llm.output_processor.request_states), internal=True)
         if self._llm.output_handler is not None:
             # Still reading, it would take the end for a failure and print a traceback.
             self._llm.output_handler.cancel()
-        await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_SECONDS)
+        await asyncio.to_thread(self._end_processes)
+        # Its sockets are closed by now. vLLM leaves it to the garbage collector, with two threads and a warning.
+        self._llm.engine_core.resources.ctx.destroy(linger=0)
         self._llm.shutdown = lambda: None  # its finaliser calls this again, in an interpreter that may be dying
         if self._thread is not None:
             self._thread.shutdown(wait=False)
+
+    def _end_processes(self) -> None:
+        processes = list(self._llm.engine_core.resources.engine_manager.processes)
+        self._llm.shutdown(SHUTDOWN_SECONDS)
+        for process in processes:
+            process.join(SHUTDOWN_SECONDS)  # vLLM does not wait for one that it killed
+
+    def _raise_if_closed(self) -> None:
+        if self._closed:
+            raise EngineDeadError("the vLLM engine was closed")
 
     def _dead(self) -> EngineDeadError:
         return EngineDeadError(f"the vLLM engine process died; its log is {self.log}")

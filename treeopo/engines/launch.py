@@ -1,32 +1,56 @@
-"""Which engine serves a model, and in which form new policies reach it."""
+"""Which engine serves a model: a vLLM process started here, vLLM servers by URL, or an engine of the user's own."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from inspect import isawaitable
 
 from treeopo.engines.balanced import BalancedEngine
 from treeopo.engines.in_process import VllmEngine
 from treeopo.engines.restarting import RestartingEngine
-from treeopo.engines.settings import Adapters, EngineOptions
+from treeopo.engines.settings import ENGINES, Adapters, EngineOptions
+from treeopo.errors import ConfigError
+from treeopo.plugins import find
 from treeopo.ports import Engine
+
+StartEngine = Callable[[str, EngineOptions, Adapters | None], Awaitable[Engine]]
+"""(model, options, adapters) to an engine that serves the model, a hub name or directory, as policy version 0.
+
+adapters: the policies that will be published, None if none will be.
+"""
 
 
 async def start_engine(model: str, options: EngineOptions, adapters: Adapters | None = None) -> Engine:
-    """An engine that serves `model` as policy version 0: the servers of `options.urls`, or one started here, which
-    takes 10 to 60 seconds and is started again if it dies.
-
-    adapters: the policies that will be published, None if none will be.
+    """A `StartEngine`: starts the engine that `options.kind` names.
 
     Raises:
+        ConfigError: `options.kind` names no start function.
         ModelError: the model cannot be served, or vLLM is not installed.
         EngineDeadError: the engine cannot be reached.
     """
-    if options.urls:
-        from treeopo.engines.server import ServerEngine  # httpx comes with treeopo[train]
+    kind = options.kind
+    if kind == "auto":
+        kind = "server" if options.urls else "vllm"
+    start = find(kind, ENGINES, "engine.kind")
+    starting = start(model, options, adapters) if callable(start) else None
+    if not isawaitable(starting):
+        raise ConfigError(f"engine.kind {kind}: it must be `async def start(model, options, adapters)`")
+    engine: Engine = await starting
+    return engine
 
-        starts = [partial(ServerEngine.start, url, model, options, adapters) for url in options.urls]
-        return await starts[0]() if len(starts) == 1 else await BalancedEngine.start(starts)
+
+async def start_vllm(model: str, options: EngineOptions, adapters: Adapters | None) -> Engine:
+    """A `StartEngine`: an engine process of this one, which takes 10 to 60 seconds and is started again if it dies."""
     return await RestartingEngine.open(partial(_start_in_process, model, options, adapters), options.restart)
+
+
+async def start_servers(model: str, options: EngineOptions, adapters: Adapters | None) -> Engine:
+    """A `StartEngine`: the servers of `options.urls`, as one."""
+    from treeopo.engines.server import ServerEngine  # httpx comes with treeopo[train]
+
+    starts = [partial(ServerEngine.start, url, model, options, adapters) for url in options.urls]
+    return await starts[0]() if len(starts) == 1 else await BalancedEngine.start(starts)
 
 
 async def _start_in_process(model: str, options: EngineOptions, adapters: Adapters | None) -> VllmEngine:

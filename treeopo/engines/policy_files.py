@@ -1,13 +1,16 @@
-"""Policies on their way to the engine: written in its form, kept while it may read them, then deleted."""
+"""Weight sync by file: the learner writes each new policy in the engine's form, the engine loads it (`publish`), and
+the file is deleted once no engine reads it any more. Also known as weight transfer or weight update.
+"""
 
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import assert_never
 
 from treeopo.ports import PublishPolicy
-from treeopo.records import Carrier
+from treeopo.records import WeightFormat
 
-Save = Callable[[Carrier, Path], Awaitable[None]]
+Save = Callable[[WeightFormat, Path], Awaitable[None]]
 """Write the current policy to a path: a safetensors file, or an adapter directory."""
 
 
@@ -31,9 +34,14 @@ class PolicyFiles:
         """Write the current policy and have the engine serve it as `version`; see `PublishPolicy`."""
         self._written += 1  # never a path twice: engines key what they cache by it
         path = self._directory / f"v{version:06d}-{self._written}"
-        if self._engine.carrier is Carrier.MERGED:
-            path = path.with_suffix(".safetensors")
-        await self._save(self._engine.carrier, path)
+        match self._engine.weight_format:
+            case WeightFormat.MERGED:
+                path = path.with_suffix(".safetensors")
+            case WeightFormat.ADAPTER:
+                pass
+            case _:
+                assert_never(self._engine.weight_format)
+        await self._save(self._engine.weight_format, path)
         await self._engine.publish(version, path)
         replaced = self._paths.get(version)
         self._paths[version] = path

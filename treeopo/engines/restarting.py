@@ -1,11 +1,11 @@
-"""An engine that comes back: killed or hung, it is started again, and what was asked of it is asked once more.
+"""Restarts an engine that died or hung, publishes the newest policy to it again, and repeats unfinished requests.
 
     request ─▶ the engine that lives ──answer──▶
                   │ dies, or gives no token for hang_seconds
                   ▼
                close it, wait (longer each time), start another, publish the newest policy again ─▶ the same request
 
-A request keeps its seed, so what it is answered with under the same policy is the same, whenever it is asked.
+A request keeps its seed, so under the same policy its answer is the same whenever it is asked.
 """
 
 import asyncio
@@ -17,13 +17,16 @@ from typing import Any, Protocol, TypeVar
 from treeopo.engines.settings import RestartSettings
 from treeopo.errors import EngineDeadError, EngineError, ModelError
 from treeopo.ports import Engine
-from treeopo.records import Carrier, Completion, FloatArray, IntArray, Request
+from treeopo.records import Completion, FloatArray, IntArray, Request, WeightFormat
 
 T = TypeVar("T")
 
 POLLS = 4
 """A hang is this many looks in a row at a busy engine without progress. Looks are counted instead of seconds: when this
 process itself stood still, the engine's answers must be read before it is judged."""
+
+
+_CLOSED = "the engine was closed"
 
 
 class Watched(Engine, Protocol):
@@ -52,6 +55,7 @@ class RestartingEngine:
         self._life = _Life(first)
         self._policy: tuple[int, Path] | None = None
         self._failures = 0  # in a row, without an answer in between
+        self._closed = False
         self._restart: asyncio.Task[None] | None = None
         self._watch = asyncio.create_task(self._watch_for_hangs())
 
@@ -61,8 +65,8 @@ class RestartingEngine:
         return cls(start, await start(), settings)
 
     @property
-    def carrier(self) -> Carrier:
-        return self._life.engine.carrier
+    def weight_format(self) -> WeightFormat:
+        return self._life.engine.weight_format
 
     @property
     def versions_in_use(self) -> frozenset[int]:
@@ -90,6 +94,10 @@ class RestartingEngine:
         return self._life.engine.peak_memory_mib()
 
     async def close(self) -> None:
+        """Calls that wait for an answer or a restart raise `EngineDeadError`."""
+        self._closed = True
+        if not self._life.died.done():
+            self._life.died.set_result(EngineDeadError(_CLOSED))
         for task in (self._watch, self._restart):
             if task is not None:
                 task.cancel()
@@ -100,11 +108,17 @@ class RestartingEngine:
         """What `call` returns, from the first engine that lives to answer it."""
         while True:
             if self._restart is not None:
-                await asyncio.shield(self._restart)
+                await asyncio.wait({self._restart})
+            if self._closed:
+                raise EngineDeadError(_CLOSED)
+            if self._restart is not None:
+                self._restart.result()
             life = self._life
             try:
                 return await _or_death(life, call(life.engine))
             except EngineDeadError as error:
+                if self._closed:
+                    raise
                 self._bury(life, error)
 
     def _bury(self, life: _Life, error: EngineDeadError) -> None:

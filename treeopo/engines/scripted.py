@@ -1,7 +1,7 @@
-"""An engine without a model: what it says is scripted, and when it says it is up to you.
+"""An engine without a model, for tests and simulations: a Python function plays the policy.
 
-It obeys the same rules as a real engine (stop strings, token limits, seeds, versions, failures) and needs asyncio
-alone, so the search and the pipeline can be proven against values that are known exactly.
+It passes the same conformance suite as a real engine (`treeopo.engines.conformance`) and needs asyncio alone, so search
+and pipeline can be tested against probabilities that are known exactly.
 
     policy(prompt text, rng, version) ─▶ the whole rest of the solution ─▶ cut at stop string, limit or end of text
 """
@@ -14,12 +14,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 
+from treeopo.engines.limits import check_room
 from treeopo.errors import EngineDeadError, EngineError
 from treeopo.ports import Tokenize
-from treeopo.records import Carrier, Completion, FinishReason, FloatArray, IntArray, Problem, Request
+from treeopo.records import Completion, FinishReason, FloatArray, IntArray, Problem, Request, WeightFormat
 
 Pieces = Sequence[tuple[str, float]]
 """A continuation in pieces, each with its log-probability; the first token of a piece carries it, the others 0."""
@@ -27,8 +29,8 @@ Pieces = Sequence[tuple[str, float]]
 ScriptedPolicy = Callable[[str, random.Random, int], Pieces]
 """(prompt text, random stream of this request, policy version) to the whole rest of the solution."""
 
-Likelihood = Callable[[str, str], float]
-"""(prefix text, text after it) to the log-probability of that text; its first token carries it, the others 0."""
+Likelihood = Callable[[str, str], float | Pieces]
+"""(prefix text, text after it) to the log-probability of that text, in pieces or as one."""
 
 BURSTS = 4
 """A completion's tokens arrive in this many equal bursts, so one that a publication overtakes spans two versions."""
@@ -63,8 +65,7 @@ class TreeWorld:
         return Problem(id=name, question=self.question, answer="1")
 
     def __call__(self, prompt: str, rng: random.Random, version: int) -> Pieces:
-        done = prompt.removeprefix(self.question).split(self.separator)[:-1]
-        letters = "".join(done)
+        letters = self._letters(prompt)
         pieces = []
         while len(letters) < self.depth:
             letters += chr(ord("a") + rng.randrange(self.branching))
@@ -72,6 +73,23 @@ class TreeWorld:
         chance = self.success(letters)
         right = rng.random() < chance
         return [*pieces, ("#### 1", log(chance)) if right else ("#### 0", log(1 - chance))]
+
+    def likelihood(self, prefix: str, text: str) -> Pieces:
+        """The log-probabilities with which this policy samples `text` after `prefix`; see `Likelihood`."""
+        letters = self._letters(prefix)
+        pieces: list[tuple[str, float]] = []
+        while text and len(letters) < self.depth:
+            letters += text[0]
+            pieces.append((text[: 1 + len(self.separator)], -log(self.branching)))
+            text = text[1 + len(self.separator) :]
+        if text:
+            chance = self.success(letters)
+            pieces.append((text, log(chance if text.endswith("1") else 1 - chance)))
+        return pieces
+
+    def _letters(self, prompt: str) -> str:
+        """Of the finished steps."""
+        return "".join(prompt.removeprefix(self.question).split(self.separator)[:-1])
 
     def is_right(self, problem: Problem, text: str) -> bool:
         return text.endswith(f"#### {problem.answer}")
@@ -83,10 +101,10 @@ class TreeWorld:
 class ScriptedEngine:
     """`Engine` whose answer is a function of (prompt, seed, version), whatever else is in flight.
 
-    carrier: under MERGED a publication overtakes requests in flight, under ADAPTER it does not. latency: seconds until
-    a request is answered, passed to `sleep` (inject a simulated clock's). failures: what to raise at the n-th request,
-    counted from 0; after an `EngineDeadError` every request fails. likelihood: what `score` answers by; a policy
-    only samples.
+    weight_format: under MERGED a publication overtakes requests in flight, under ADAPTER it does not. latency: seconds
+    until a request is answered, passed to `sleep` (inject a simulated clock's). failures: what to raise at the n-th
+    request, counted from 0; after an `EngineDeadError` every request fails. likelihood: what `score` answers by; a
+    policy only samples. max_model_tokens: of prompt and completion together, None if nothing is too long.
     """
 
     def __init__(
@@ -94,14 +112,15 @@ class ScriptedEngine:
         policy: ScriptedPolicy,
         tokenize: Tokenize | None = None,
         *,
-        carrier: Carrier = Carrier.MERGED,
+        weight_format: WeightFormat = WeightFormat.MERGED,
         latency: Callable[[Request], float] = lambda request: 0.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         failures: Mapping[int, EngineError] | None = None,
         likelihood: Likelihood | None = None,
+        max_model_tokens: int | None = None,
     ) -> None:
         self.tokenize: Tokenize = tokenize or CharTokenizer()
-        self.carrier = carrier
+        self.weight_format = weight_format
         self.version = 0
         self.restarts = 0
         self.tokens = 0
@@ -114,6 +133,7 @@ class ScriptedEngine:
         self._sleep = sleep
         self._failures = failures or {}
         self._likelihood = likelihood
+        self._max_model_tokens = max_model_tokens
         self._dead: EngineDeadError | None = None
         self._began: Counter[int] = Counter()  # versions that requests in flight began with
 
@@ -127,6 +147,8 @@ class ScriptedEngine:
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         try:
             self._raise_if_failing(number)
+            if self._max_model_tokens is not None:
+                check_room(len(request.token_ids), request.max_tokens, self._max_model_tokens)
             completion = self._answer(request)
             seconds = self._latency(request) / BURSTS
             for burst in np.array_split(completion.versions, BURSTS):
@@ -134,8 +156,13 @@ class ScriptedEngine:
                 if self._dead:
                     raise self._dead
                 self.tokens += len(burst)
-                if self.carrier is Carrier.MERGED:
-                    burst[:] = self.version
+                match self.weight_format:
+                    case WeightFormat.MERGED:
+                        burst[:] = self.version
+                    case WeightFormat.ADAPTER:
+                        pass
+                    case _:
+                        assert_never(self.weight_format)
             return completion
         finally:
             self.in_flight -= 1
@@ -147,18 +174,27 @@ class ScriptedEngine:
             raise self._dead
         if self._likelihood is None:
             raise EngineError("this scripted engine has no likelihood to score by")
-        scores = [
-            np.zeros(len(ids) - length, np.float32) for ids, length in zip(token_ids, prefix_lengths, strict=True)
-        ]
-        for score, ids, length in zip(scores, token_ids, prefix_lengths, strict=True):
-            texts = [self.tokenize.decode(part.tolist()) for part in (ids[:length], ids[length:])]
-            score[:1] = self._likelihood(*texts)
+        scores = []
+        for ids, length in zip(token_ids, prefix_lengths, strict=True):
+            if self._max_model_tokens is not None:
+                check_room(len(ids), 1, self._max_model_tokens)
+            prefix, text = (self.tokenize.decode(part.tolist()) for part in (ids[:length], ids[length:]))
+            found = self._likelihood(prefix, text)
+            _, logprobs = self._lay_out([(text, found)] if isinstance(found, float | int) else found)
+            score = np.zeros(len(ids) - length, np.float32)
+            score[: len(logprobs)] = logprobs[: len(score)]
+            scores.append(score)
         return scores
 
     @property
     def versions_in_use(self) -> frozenset[int]:
-        read = {version for version, count in self._began.items() if count and self.carrier is Carrier.ADAPTER}
-        return frozenset(read | {self.version})
+        match self.weight_format:
+            case WeightFormat.MERGED:
+                return frozenset({self.version})
+            case WeightFormat.ADAPTER:
+                return frozenset({self.version, *(version for version, count in self._began.items() if count)})
+            case _:
+                assert_never(self.weight_format)
 
     async def publish(self, version: int, path: Path) -> None:
         if self._dead:
@@ -185,12 +221,7 @@ class ScriptedEngine:
         prompt_ids = [int(token) for token in request.token_ids]
         seed = request.seed if request.temperature > 0 else 0  # greedy: the seed has no say
         rng = random.Random(zlib.crc32(np.array(prompt_ids, np.int32).tobytes()) << 64 | seed)
-        token_ids: list[int] = []
-        logprobs: list[float] = []
-        for piece, logprob in self._policy(self.tokenize.decode(prompt_ids), rng, self.version):
-            ids = self.tokenize.encode(piece)
-            token_ids += ids
-            logprobs += [logprob, *[0.0] * (len(ids) - 1)]
+        token_ids, logprobs = self._lay_out(self._policy(self.tokenize.decode(prompt_ids), rng, self.version))
         token_ids.append(self.tokenize.eos_token_id)
         logprobs.append(0.0)
         length, reason = self._cut(token_ids, request)
@@ -201,6 +232,16 @@ class ScriptedEngine:
             text=self.tokenize.decode(token_ids[:length]),
             finish_reason=reason,
         )
+
+    def _lay_out(self, pieces: Pieces) -> tuple[list[int], list[float]]:
+        """Token ids and log-probabilities of the pieces, one after the other."""
+        token_ids: list[int] = []
+        logprobs: list[float] = []
+        for piece, logprob in pieces:
+            ids = self.tokenize.encode(piece)
+            token_ids += ids
+            logprobs += [logprob, *[0.0] * (len(ids) - 1)] if ids else []
+        return token_ids, logprobs
 
     def _cut(self, token_ids: list[int], request: Request) -> tuple[int, FinishReason]:
         """How many tokens a real engine would have returned, and why it would have stopped there."""

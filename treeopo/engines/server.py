@@ -12,18 +12,19 @@ from collections import ChainMap, Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 from uuid import uuid4
 
 import httpx
 
 from treeopo.engines import server_api
 from treeopo.engines.http import ServerClient
+from treeopo.engines.limits import check_room
 from treeopo.engines.server_api import BASE_LABEL, UnknownWeightsError
 from treeopo.engines.server_checks import inspect_server
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.errors import ConfigError, EngineDeadError, EngineError
-from treeopo.records import Carrier, Completion, FloatArray, IntArray, Request
+from treeopo.records import Completion, FloatArray, IntArray, Request, WeightFormat
 from treeopo.tasks import gather_or_cancel
 
 
@@ -35,9 +36,9 @@ class ServerEngine:
     """
 
     def __init__(
-        self, client: ServerClient, model: str, options: EngineOptions, carrier: Carrier, *, tempered: bool
+        self, client: ServerClient, model: str, options: EngineOptions, weight_format: WeightFormat, *, tempered: bool
     ) -> None:
-        self.carrier = carrier
+        self.weight_format = weight_format
         self.restarts = 0
         self._client = client
         self._base = model
@@ -69,13 +70,17 @@ class ServerEngine:
         except BaseException:
             await client.close()
             raise
-        return cls(client, found.model, options, found.carrier, tempered=found.tempered)
+        return cls(client, found.model, options, found.weight_format, tempered=found.tempered)
 
     @property
     def versions_in_use(self) -> frozenset[int]:
-        if self.carrier is Carrier.MERGED:
-            return frozenset({self._version})
-        return frozenset({self._version, *(version for version, count in self._in_flight.items() if count)})
+        match self.weight_format:
+            case WeightFormat.MERGED:
+                return frozenset({self._version})
+            case WeightFormat.ADAPTER:
+                return frozenset({self._version, *(version for version, count in self._in_flight.items() if count)})
+            case _:
+                assert_never(self.weight_format)
 
     async def generate(self, request: Request) -> Completion:
         """See `Generate`. A prompt that leaves no room for `max_tokens` is refused, never cut."""
@@ -83,7 +88,13 @@ class ServerEngine:
         version, model = self._version, self._model
         # Once something was published, only a restart brings a server's first weights back.
         labels = self._labels if self._published else ChainMap({BASE_LABEL: 0}, self._labels)
-        path = server_api.TOKENS if self.carrier is Carrier.MERGED else server_api.COMPLETIONS
+        match self.weight_format:
+            case WeightFormat.MERGED:
+                path = server_api.TOKENS
+            case WeightFormat.ADAPTER:
+                path = server_api.COMPLETIONS
+            case _:
+                assert_never(self.weight_format)
         response = await self._ask(path, server_api.body(path, model, request))
         with self._understanding():
             return server_api.completion(response.json(), request, labels, version)
@@ -104,10 +115,13 @@ class ServerEngine:
 
     async def publish(self, version: int, path: Path) -> None:
         """See `PublishPolicy`. A server that takes only part of a policy counts as dead."""
-        if self.carrier is Carrier.ADAPTER:
-            await self._load_adapter(version, path)
-        else:
-            await self._load_weights(version, path)
+        match self.weight_format:
+            case WeightFormat.ADAPTER:
+                await self._load_adapter(version, path)
+            case WeightFormat.MERGED:
+                await self._load_weights(version, path)
+            case _:
+                assert_never(self.weight_format)
         self._version = version
         self._published += 1
 
@@ -178,12 +192,7 @@ class ServerEngine:
                 raise EngineDeadError(str(self._not_taken(version, path, response)))
 
     def _check(self, request: Request) -> None:
-        room = self._options.max_model_tokens - len(request.token_ids)
-        if request.max_tokens > room:
-            raise EngineError(
-                f"a prompt of {len(request.token_ids)} tokens leaves room for {room} of the {request.max_tokens} asked "
-                f"for; raise the engine's {self._options.max_model_tokens} or lower the request"
-            )
+        check_room(len(request.token_ids), request.max_tokens, self._options.max_model_tokens)
         if request.temperature not in (0.0, 1.0) and not self._tempered:
             raise EngineError(
                 f"{self._client.url} returns log-probabilities without the temperature ({request.temperature}); "

@@ -1,7 +1,7 @@
 """What a server must be before a run relies on it; each failure is one line with the flag to start it with."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import httpx
 
@@ -12,11 +12,15 @@ from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.engines.vllm_plugin import BACKEND
 from treeopo.errors import EngineDeadError, ModelError
-from treeopo.records import Carrier, Request
+from treeopo.records import Request, WeightFormat
 
 _TEXT = "1 + 2 = 3, so the answer is 3.\n\n"
-_ADAPTER_FLAGS = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora"
-_MERGED_FLAGS = f'VLLM_SERVER_DEV_MODE=1, --enable-scale-out and --weight-transfer-config \'{{"backend":"{BACKEND}"}}\''
+_FLAGS = {
+    WeightFormat.ADAPTER: "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora",
+    WeightFormat.MERGED: (
+        f'VLLM_SERVER_DEV_MODE=1, --enable-scale-out and --weight-transfer-config \'{{"backend":"{BACKEND}"}}\''
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class Inspected:
     """model: the name requests use. tempered: log-probabilities are of the distribution sampled from."""
 
     model: str
-    carrier: Carrier
+    weight_format: WeightFormat
     tempered: bool
 
 
@@ -43,25 +47,47 @@ async def inspect_server(
     prompt = tokenizer.encode(_TEXT)
     await _check_tokenizer(client, served, prompt, model)
     tempered = await _is_tempered(client, served, prompt)
-    carrier = await _choose_carrier(client, options, adapters)
-    if carrier is Carrier.ADAPTER:
-        await _check_untouched(client)
-    return Inspected(served, carrier, tempered)
+    weight_format = await _choose_weight_format(client, options, adapters)
+    match weight_format:
+        case WeightFormat.ADAPTER:
+            await _check_untouched(client)
+        case WeightFormat.MERGED:
+            pass  # what another run left is replaced by the first publication
+        case _:
+            assert_never(weight_format)
+    return Inspected(served, weight_format, tempered)
 
 
-async def _choose_carrier(client: ServerClient, options: EngineOptions, adapters: Adapters | None) -> Carrier:
+async def _choose_weight_format(
+    client: ServerClient, options: EngineOptions, adapters: Adapters | None
+) -> WeightFormat:
     """The one asked for, or else what the server takes: adapters first, which need no development endpoints."""
     if adapters is None:
-        return Carrier.ADAPTER
-    wanted = options.publish
-    if wanted != "merged" and await _takes_adapters(client):
-        return Carrier.ADAPTER
-    if wanted != "adapter" and await _takes_weights(client):
-        return Carrier.MERGED
-    flags = {"adapter": _ADAPTER_FLAGS, "merged": _MERGED_FLAGS}
-    raise ModelError(
-        f"{client.url} takes no policies; start it with {flags.get(wanted, f'{_ADAPTER_FLAGS}, or {_MERGED_FLAGS}')}"
-    )
+        return WeightFormat.ADAPTER
+    wanted: tuple[WeightFormat, ...]
+    match options.publish:
+        case "adapter":
+            wanted = (WeightFormat.ADAPTER,)
+        case "merged":
+            wanted = (WeightFormat.MERGED,)
+        case "auto":
+            wanted = (WeightFormat.ADAPTER, WeightFormat.MERGED)
+        case _:
+            assert_never(options.publish)
+    for weight_format in wanted:
+        if await _takes(client, weight_format):
+            return weight_format
+    raise ModelError(f"{client.url} takes no policies; start it with {', or '.join(_FLAGS[one] for one in wanted)}")
+
+
+async def _takes(client: ServerClient, weight_format: WeightFormat) -> bool:
+    match weight_format:
+        case WeightFormat.ADAPTER:
+            return await _takes_adapters(client)
+        case WeightFormat.MERGED:
+            return await _takes_weights(client)
+        case _:
+            assert_never(weight_format)
 
 
 async def _served_model(client: ServerClient, options: EngineOptions) -> str:

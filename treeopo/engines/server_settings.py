@@ -8,18 +8,22 @@ from treeopo.errors import ConfigError, require
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Manners and patience towards each server of `engine.urls`; times are seconds.
-
-    api_key_variable: the environment variable that holds the key, where the server wants one. requests_per_second: None
-    is no limit. busy_seconds: how long a server may turn a request away; lost_seconds: how long it may be unreachable
-    before it counts as dead. answer_seconds: silence after which a connection counts as lost.
-    """
+    """Limits and patience towards each server of `engine.urls`."""
 
     api_key_variable: str = "TREEOPO_API_KEY"
+    """The environment variable that holds the API key, where the server wants one."""
+
     requests_per_second: float | None = None
+    """A rate limit to each server; none by default."""
+
     busy_seconds: float = 600.0
+    """How long a server may turn requests away (429, 503) before it counts as dead."""
+
     lost_seconds: float = 10.0
+    """How long a server may be unreachable before it counts as dead."""
+
     answer_seconds: float = 600.0
+    """Silence after which a connection counts as lost."""
 
     def __post_init__(self) -> None:
         rate = self.requests_per_second

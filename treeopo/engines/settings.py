@@ -5,18 +5,28 @@ from typing import Literal
 
 from treeopo.engines.server_settings import ServerSettings, base_url
 from treeopo.errors import require
+from treeopo.plugins import is_path
+
+ENGINES = {
+    "vllm": "treeopo.engines.launch:start_vllm",
+    "server": "treeopo.engines.launch:start_servers",
+}
+"""The engines that ship: values of `engine.kind`, and their start functions (`treeopo.engines.launch.StartEngine`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestartSettings:
-    """When an engine is given up. max_restarts: in a row, without an answer in between (0: never restarted).
-    backoff_seconds: waited before the first, doubled for each further one. hang_seconds: without a single token, with
-    requests waiting, after which an engine counts as dead; longer than the longest prefill or publication.
-    """
+    """When the vLLM engine that a run started for itself counts as dead, and how often it is started again."""
 
     max_restarts: int = 3
+    """Restarts in a row, without an answer in between, after which the run gives up; 0: it is never restarted."""
+
     backoff_seconds: float = 1.0
+    """The wait before the first restart, doubled for each further one in a row."""
+
     hang_seconds: float = 120.0
+    """Without a single token for so long, with requests waiting, the engine counts as dead; longer than the longest
+    prefill or weight update takes."""
 
     def __post_init__(self) -> None:
         require(self.max_restarts >= 0, f"restart.max_restarts is {self.max_restarts}; it must not be negative")
@@ -26,28 +36,55 @@ class RestartSettings:
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How to start an engine. `threads` and `kv_cache_gib` apply on CPUs, `gpu_memory_share` on GPUs.
+    """Which inference engine serves the model, and how it is started."""
 
-    publish: the carrier of new policies (`treeopo.records.Carrier`); auto chooses by device (docs/vllm.md).
-    trust_remote_code: run the Python code that a model's repository brings, here and wherever else the run loads it.
-    urls: vLLM servers to use instead of starting an engine (docs/servers.md), treated as `server` says; what they run
-    on is theirs.
-    """
+    kind: str = "auto"
+    """vllm: an engine process started here. server: the vLLM servers of `engine.urls`. auto: server if there are URLs,
+    else vllm. `package.module:function`: a start function of your own (docs/engines.md)."""
 
     max_model_tokens: int = 768
+    """Prompt and completion together, at most; commands set it from their own limits."""
+
     max_concurrent: int = 128
+    """Sequences that an engine decodes at once, and requests open at once to each server."""
+
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Of the weights and of the computation."""
+
     seed: int = 0
+    """vLLM's own; what is sampled depends on the seed of each request alone."""
+
     threads: int = 1
+    """OpenMP threads of an engine on a CPU."""
+
     kv_cache_gib: int = 1
+    """Memory of the key-value cache of an engine on a CPU, in GiB."""
+
     gpu_memory_share: float = 0.5
+    """The part of a GPU's memory that the engine takes (vLLM's gpu_memory_utilization)."""
+
     publish: Literal["auto", "merged", "adapter"] = "auto"
+    """The form in which new policies reach the engine (weight sync): one file of base and adapter merged, or a LoRA
+    adapter beside the base; auto chooses by device, and by what a server takes (docs/vllm.md)."""
+
     trust_remote_code: bool = False
+    """Run the Python code that a model's repository brings, here and wherever else the run loads the model."""
+
     urls: tuple[str, ...] = ()
+    """vLLM servers to use instead of starting an engine (docs/servers.md); what they run on is theirs."""
+
     server: ServerSettings = field(default_factory=ServerSettings)
+    """Limits and patience towards each server of `engine.urls`."""
+
     restart: RestartSettings = RestartSettings()
+    """When an engine that was started here is started again."""
 
     def __post_init__(self) -> None:
+        known = ", ".join(ENGINES)
+        require(
+            self.kind in ("auto", *ENGINES) or is_path(self.kind),
+            f"unknown engine.kind {self.kind!r}; use auto, {known}, or package.module:function for one of your own",
+        )
         require(self.max_concurrent >= 1, f"engine.max_concurrent is {self.max_concurrent}; use 1 or more")
         require(self.threads >= 1, f"engine.threads is {self.threads}; it must be at least 1")
         require(self.kv_cache_gib >= 1, f"engine.kv_cache_gib is {self.kv_cache_gib}; it must be at least 1")
@@ -55,6 +92,11 @@ class EngineOptions:
         require(0 < share <= 1, f"engine.gpu_memory_share is {share}; it must lie in (0, 1]")
         urls = [base_url(url) for url in self.urls]
         require(len(set(urls)) == len(urls), "engine.urls names a server twice; name each once")
+        require(self.kind != "server" or bool(urls), "engine.kind is server; name one with --engine or engine.urls")
+        require(
+            self.kind != "vllm" or not urls,
+            "engine.kind vllm starts an engine here and engine.urls names servers; leave one of the two out",
+        )
 
     @property
     def slots(self) -> int:

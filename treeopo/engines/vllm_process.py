@@ -4,26 +4,32 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, assert_never
 
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.vllm_plugin import BACKEND, PARENT_VARIABLE
 from treeopo.errors import ModelError
-from treeopo.records import Carrier
+from treeopo.records import WeightFormat
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The LoRA ranks that vLLM makes room for; an adapter of a lower one fits into the next."""
 
 
-def choose_carrier(options: EngineOptions, adapters: Adapters | None) -> Carrier:
+def choose_weight_format(options: EngineOptions, adapters: Adapters | None) -> WeightFormat:
     """The one asked for; by device otherwise, for the reasons in docs/vllm.md."""
     from vllm.platforms import current_platform
 
-    if adapters is None or options.publish == "merged":
-        return Carrier.MERGED
-    if options.publish == "adapter":
-        return Carrier.ADAPTER
-    return Carrier.MERGED if current_platform.is_cpu() else Carrier.ADAPTER
+    if adapters is None:
+        return WeightFormat.MERGED
+    match options.publish:
+        case "merged":
+            return WeightFormat.MERGED
+        case "adapter":
+            return WeightFormat.ADAPTER
+        case "auto":
+            return WeightFormat.MERGED if current_platform.is_cpu() else WeightFormat.ADAPTER
+        case _:
+            assert_never(options.publish)
 
 
 def start_process(model: str, options: EngineOptions, adapters: Adapters | None, descriptor: int) -> Any:
