@@ -6,7 +6,7 @@
 statistics  whole-tree counts against numpy by depth level (levels found, or given for free) and against touching the
             arrays once
 qp          one group of 8: exact, SLSQP, OSQP and Clarabel on the same program
-batch       1,000 groups of 8 through the front door, exact and SLSQP
+batch       1,000 groups of 8 through staged_advantages_batch, exact and SLSQP
 dense       1,024 samples, hundreds of thousands of constraints
 compile     the first call ever, and the first call of a process with numba's cache on disk
 
@@ -26,13 +26,20 @@ from typing import Any
 
 import numpy as np
 
-from treeopo.advantage import AdvantageSettings, Method, Solver, kernels, staged_advantages, staged_advantages_batch
+from treeopo.advantage import (
+    AdvantageMethod,
+    AdvantageSettings,
+    Solver,
+    kernels,
+    staged_advantages,
+    staged_advantages_batch,
+)
 from treeopo.advantage.qp import Program, solve, solve_exactly
 from treeopo.advantage.slsqp import minimise
 from treeopo.tree import subtree_statistics
 
 Array = np.ndarray[Any, Any]
-Sides = dict[str, Callable[[], object]]
+Sides = dict[str, Callable[[], Any]]
 
 
 def race(sides: Sides, repeats: int) -> dict[str, float]:
@@ -94,6 +101,10 @@ def levels_of(parent: Array) -> list[Array]:
     return np.split(order, bounds)[:0:-1]
 
 
+def by_all_levels(parent: Array, total: Array, success: Array) -> tuple[Array, ...]:
+    return by_level(parent, total, success, levels_of(parent))
+
+
 def by_level(parent: Array, total: Array, success: Array, levels: list[Array]) -> tuple[Array, ...]:
     total, success = total.copy(), success.copy()
     for nodes in levels:
@@ -116,13 +127,13 @@ def statistics() -> None:
             success = rng.binomial(total, 0.5).astype(np.int32)
             levels = levels_of(parent)
             sides: Sides = {
-                "treeopo": lambda p=parent, t=total, s=success: subtree_statistics(p, t, s),
-                "numpy by level": lambda p=parent, t=total, s=success: by_level(p, t, s, levels_of(p)),
-                "numpy, levels given": lambda p=parent, t=total, s=success, d=levels: by_level(p, t, s, d),
-                "touch every array once": lambda p=parent, t=total, s=success: touch_once(p, t, s),
+                "treeopo": partial(subtree_statistics, parent, total, success),
+                "numpy by level": partial(by_all_levels, parent, total, success),
+                "numpy, levels given": partial(by_level, parent, total, success, levels),
+                "touch every array once": partial(touch_once, parent, total, success),
             }
             ours, theirs = sides["treeopo"](), sides["numpy by level"]()
-            assert np.array_equal(ours.success, theirs[1])  # type: ignore[attr-defined, index]
+            assert np.array_equal(ours.success, theirs[1])
             times = race(sides, repeats=5 if P == 10**7 else 15)
             report(
                 f"statistics, {shape.__name__.replace('_', ' ')}, {P:,} nodes, {len(levels)} levels", times, "treeopo"
@@ -195,7 +206,7 @@ def program_of(parent: Any, node: Array, reward: Array, pair: float, triplet: fl
 
 
 def convex_sides(target: Array, order: Array, margin: Array) -> Sides:
-    sides: Sides = {"exact": lambda: solve_exactly(Method.QP_CONVEX, target, order, margin, 1.0)[1]}
+    sides: Sides = {"exact": lambda: solve_exactly(AdvantageMethod.QP_CONVEX, target, order, margin, 1.0)[1]}
     if find_spec("osqp"):
         sides["OSQP"] = osqp_solver(target, order, margin)
     if find_spec("clarabel"):
@@ -210,12 +221,12 @@ def qp() -> None:
     group = random_group(rng, 16, 8)
     target, order, margin = program_of(*group, 1e-2, 1e-2)
     sides = convex_sides(target, order, margin)
-    sides["SLSQP"] = lambda: minimise(Method.QP_CONVEX, target, order, margin, 1.0)
+    sides["SLSQP"] = lambda: minimise(AdvantageMethod.QP_CONVEX, target, order, margin, 1.0)
     report(f"one program, qp-convex, N = 8, E = {len(order)}, margins 0.01", race(sides, 25), "exact")
-    for method in (Method.QP_HARD, Method.QP_SOFT):
+    for method in (AdvantageMethod.QP_HARD, AdvantageMethod.QP_SOFT):
         both: Sides = {
-            "exact": lambda m=method: solve_exactly(m, target, order, margin, 1.0),
-            "SLSQP": lambda m=method: minimise(m, target, order, margin, 1.0),
+            "exact": partial(solve_exactly, method, target, order, margin, 1.0),
+            "SLSQP": partial(minimise, method, target, order, margin, 1.0),
         }
         report(f"one program, {method}, N = 8, E = {len(order)}, margins 0.01", race(both, 25), "exact")
     front: Sides = {
@@ -242,10 +253,10 @@ def batch() -> None:
         return lambda: staged_advantages_batch(*arrays, AdvantageSettings(**chosen))
 
     for method in ("qp-hard", "qp-convex", "qp-soft"):
-        chosen = {"method": method, "margin_pair": 1e-2, "margin_triplet": 1e-2}
+        chosen: dict[str, Any] = {"method": method, "margin_pair": 1e-2, "margin_triplet": 1e-2}
         sides = {"exact": side(solver="exact", **chosen), "SLSQP": side(**chosen), "expectation": side()}
         report(f"1,000 groups of 8, {method}, margins 0.01, checks included", race(sides, 5), "exact")
-        flat = staged_advantages_batch(*arrays, AdvantageSettings(method="flat"))
+        flat = staged_advantages_batch(*arrays, AdvantageSettings(method=AdvantageMethod.FLAT))
         margin = np.full(len(flat.order), 1e-2)
         program = Program(flat.advantage, arrays[-1], flat.order, flat.order_offset, margin)
         alone: Sides = {
@@ -272,13 +283,13 @@ def dense() -> None:
 
 def dense_program(title: str, target: Array, order: Array, margin: Array) -> None:
     sides: Sides = {
-        f"exact {method}": lambda m=method: solve_exactly(m, target, order, margin, 1.0)
-        for method in (Method.QP_CONVEX, Method.QP_HARD, Method.QP_SOFT)
+        f"exact {method}": partial(solve_exactly, method, target, order, margin, 1.0)
+        for method in (AdvantageMethod.QP_CONVEX, AdvantageMethod.QP_HARD, AdvantageMethod.QP_SOFT)
     }
     sides["satisfaction alone"] = lambda: kernels.satisfied_share(
         target, np.array([0, target.size]), order, np.array([0, len(order)]), margin, 1e-9
     )
-    statuses = [int(side()[0]) for side in list(sides.values())[:3]]  # type: ignore[index]
+    statuses = [int(side()[0]) for side in list(sides.values())[:3]]
     report(
         f"dense, {title}: N = {target.size}, E = {len(order):,}, statuses {statuses}", race(sides, 7), "exact qp-convex"
     )

@@ -34,28 +34,30 @@ from typing import Any
 from recorded import Recorded
 from treeopo_storage import MemoryTreeStore, StoreMeta, TreeStore, open_store
 
-from treeopo import runs
 from treeopo.advantage import AdvantageSettings
 from treeopo.config import TrainConfig, load_config
 from treeopo.engines.in_process import VllmEngine
 from treeopo.engines.launch import start_engine
 from treeopo.engines.scripted import CharTokenizer, ScriptedEngine, TreeWorld
 from treeopo.engines.settings import Adapters, EngineOptions
-from treeopo.metrics import read_metrics
+from treeopo.jobs.train import train
 from treeopo.ports import Engine, Generate
-from treeopo.problems.grading import grade
-from treeopo.records import Completion, DrawnGroup, Problem, Request, TrainBatch
+from treeopo.problems.graders.number import grade
+from treeopo.records import Completion, Problem, PromptGroup, Request, TrainBatch
 from treeopo.rollout.batches import assemble
 from treeopo.rollout.meter import EngineMeter
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
-from treeopo.rollout.rollouts import Rollouts
-from treeopo.rollout.sampler import GroupSampler, Start
+from treeopo.rollout.rollouts import RolloutBatches
+from treeopo.rollout.sampling.base import GroupSampler
+from treeopo.rollout.sampling.names import StartStates
 from treeopo.rollout.settings import RolloutSettings
-from treeopo.run_directory import RunDirectory
+from treeopo.run.directory import RunDirectory
+from treeopo.run.models import embedded
 from treeopo.search.problem import search_problem
 from treeopo.search.settings import SearchSettings
 from treeopo.tasks import patient_collector
 from treeopo.timeline import read_timeline
+from treeopo.trackers.jsonl import read_metrics
 
 ENGINE_CORE, LEARNER_CORE = 0, 1
 WARM_UP = 2  # steps left out: the first ones fill caches and allocate
@@ -63,16 +65,16 @@ GOAL_COMPLETIONS = 10_000
 CORRECTIONS = ("none", "token-truncate")
 
 
-def rollouts_over(store: TreeStore, engine: Generate, settings: RolloutSettings, meter: EngineMeter) -> Rollouts:
+def rollouts_over(store: TreeStore, engine: Generate, settings: RolloutSettings, meter: EngineMeter) -> RolloutBatches:
     """Everything of a batch but the engine, as `treeopo train` puts it together."""
     problems = [Problem(tree.id, tree.question, tree.answer) for tree in store.problems(0, store.problem_count)]
 
-    async def grade_drawn(drawn: DrawnGroup, completion: Completion) -> float:
+    async def grade_drawn(drawn: PromptGroup, completion: Completion) -> float:
         return grade(problems[drawn.problem], completion.text)
 
-    sampler = GroupSampler(store, settings, 0, Start.PREFIX)
+    sampler = GroupSampler(store, settings, 0, StartStates.UNIFORM)
     assembled = partial(assemble, settings=AdvantageSettings())
-    return Rollouts(sampler, engine, grade_drawn, assembled, settings, 0, meter)
+    return RolloutBatches(sampler, engine, grade_drawn, assembled, settings, 0, meter)
 
 
 # scripted
@@ -163,9 +165,9 @@ def overlap(arguments: argparse.Namespace) -> None:
             run = trained(arguments, Path(directory), settings, start_pinned)
             rows[staleness] = read_metrics(run.metrics)[WARM_UP:]
             timelines[staleness] = read_timeline(run.timeline)
-    engine = mean(rows[0], "seconds_waiting")
-    learner = mean(rows[0], "seconds_learning") + mean(rows[0], "seconds_publishing")
-    synchronous, asynchronous = mean(rows[0], "seconds_step"), mean(rows[1], "seconds_step")
+    engine = mean(rows[0], "pipeline/seconds_waiting")
+    learner = mean(rows[0], "pipeline/seconds_learning") + mean(rows[0], "pipeline/seconds_publishing")
+    synchronous, asynchronous = mean(rows[0], "pipeline/seconds_step"), mean(rows[1], "pipeline/seconds_step")
     ideal, reached = (engine + learner) / max(engine, learner), synchronous / asynchronous
     print(f"T_engine {engine:.3f} s, T_learner {learner:.3f} s (publishing included), T_sync {synchronous:.3f} s")
     print(
@@ -173,14 +175,15 @@ def overlap(arguments: argparse.Namespace) -> None:
     )
     for staleness in (0, 1):
         delays = publication_delays(timelines[staleness], staleness)[WARM_UP:]
-        share = statistics.mean(delays) / mean(rows[staleness], "seconds_step")
+        share = statistics.mean(delays) / mean(rows[staleness], "pipeline/seconds_step")
         print(f"publication, eta = {staleness}: {statistics.mean(delays):.3f} s, {share:.1%} of a step")
-    for name in ("seconds_waiting", "engine_seconds_starved", "engine_seconds_publishing", "engine_occupancy"):
+    engine_side = ("engine/seconds_starved", "engine/seconds_publishing", "engine/occupancy")
+    for name in ("pipeline/seconds_waiting", *engine_side):
         print(f"{name}: eta = 0 {mean(rows[0], name):.3f}, eta = 1 {mean(rows[1], name):.3f}")
 
 
 def mean(rows: list[dict[str, Any]], name: str) -> float:
-    return statistics.mean(row[name] for row in rows)
+    return float(statistics.mean(row[name] for row in rows))
 
 
 def publication_delays(events: list[dict[str, Any]], staleness: int) -> list[float]:
@@ -207,7 +210,7 @@ def trained(
         **settings,
     }
     run = RunDirectory.create(load_config(TrainConfig, file=None, flags=flags))
-    runs.train(run, lambda notice: None, lambda step, metrics: None, start)
+    train(run, lambda notice: None, lambda step, metrics: None, start)
     return run
 
 
@@ -242,7 +245,7 @@ async def compare_rates(arguments: argparse.Namespace) -> dict[str, list[float]]
     config = load_config(TrainConfig, file=None, flags={"store": arguments.store, "output": Path("unused")})
     settings = replace(config.rollout, batch_size=arguments.batch)
     store = open_store(arguments.store)
-    student = str(runs.embedded(str(store.meta.search.get("problems", ""))).student)
+    student = str(embedded(str(store.meta.search.get("problems", ""))).student)
     options = replace(config.engine, max_model_tokens=settings.max_sequence_tokens, max_concurrent=arguments.batch)
     engine = VllmEngine.start(student, options)
     rates: dict[str, list[float]] = {"pipeline": [], "straight": []}
@@ -252,9 +255,9 @@ async def compare_rates(arguments: argparse.Namespace) -> dict[str, list[float]]
         await rollouts.batch(0)  # warms up, and compiles the kernels
         for number in range(1, arguments.rounds + 1):
             recorded.requests.clear()
-            rates["pipeline"].append(await rate(engine, recorded, lambda n=number: rollouts.batch(n)))
+            rates["pipeline"].append(await rate(engine, recorded, partial(rollouts.batch, number)))
             requests = list(recorded.requests)
-            straight = rate(engine, recorded, lambda r=requests: asyncio.gather(*map(recorded.generate, r)))
+            straight = rate(engine, recorded, partial(recorded.ask, requests))
             rates["straight"].append(await straight)
     finally:
         await engine.close()
@@ -265,7 +268,7 @@ async def rate(engine: Any, recorded: Recorded, work: Callable[[], Any]) -> floa
     await engine._llm.reset_prefix_cache()
     before, began = recorded.tokens, time.monotonic()
     await work()
-    return (recorded.tokens - before) / (time.monotonic() - began)
+    return float((recorded.tokens - before) / (time.monotonic() - began))
 
 
 # learning
@@ -287,7 +290,7 @@ def learning(arguments: argparse.Namespace) -> None:
         }
         with tempfile.TemporaryDirectory() as directory:
             run = trained(arguments, Path(directory), settings)
-            before, after = (row["eval_pass_at_1"] for row in read_metrics(run.evaluations))
+            before, after = (row["eval/pass_at_1"] for row in read_metrics(run.evaluations))
             steps = read_metrics(run.metrics)
         row = {
             "staleness": staleness,
@@ -295,8 +298,8 @@ def learning(arguments: argparse.Namespace) -> None:
             "seed": seed,
             "before": before,
             "after": after,
-            "staleness_mean": mean(steps, "staleness_mean"),
-            "seconds_step": mean(steps[WARM_UP:], "seconds_step"),
+            "staleness_mean": mean(steps, "rollout/staleness_mean"),
+            "seconds_step": mean(steps[WARM_UP:], "pipeline/seconds_step"),
             "seconds": time.monotonic() - began,
         }
         with arguments.output.open("a", encoding="utf-8") as file:

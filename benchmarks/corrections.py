@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from treeopo.learner.objectives import Forward
-from treeopo.learner.objectives.corrections import PRESETS, correct
+from treeopo.learner.losses import Forward
+from treeopo.learner.losses.corrections import PRESETS, correct
 from treeopo.learner.settings import Correction, LearnerSettings
 
 CELLS = [(16, 0.01), (16, 0.1), (64, 0.03), (256, 0.01), (256, 0.03), (256, 0.1)]

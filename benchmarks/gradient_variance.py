@@ -81,7 +81,7 @@ class World:
 
     def gradient(self, share: Array) -> Array:
         """Exact gradient (D,) of the success rate of prefixes drawn by share (P,)."""
-        return np.einsum("p,pc,pc,pcd->d", share, self.probability, self.reward, self.score)
+        return np.asarray(np.einsum("p,pc,pc,pcd->d", share, self.probability, self.reward, self.score))
 
 
 def random_world(rng: np.random.Generator, coupling: float) -> World:
@@ -117,8 +117,8 @@ def draw_nodes(world: World, chains: bool, shape: tuple[int, int], rng: np.rando
             path.append(world.parent[path[-1]])
         paths.append(np.array(path))
     share = np.zeros(P)
-    for path in paths:
-        share[path] += 1.0 / (len(paths) * path.size)
+    for nodes in paths:
+        share[nodes] += 1.0 / (len(paths) * nodes.size)
     chosen = rng.integers(0, len(paths), shape[0])
     return np.stack([rng.choice(paths[k], shape[1]) for k in chosen]), share
 

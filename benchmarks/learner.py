@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,13 +28,13 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from treeopo.learner.learner import Learner
-from treeopo.learner.objectives.policy_gradient import PolicyGradient
+from treeopo.learner.losses.policy_gradient import PolicyGradient
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings, LoraSettings
 from treeopo.records import TrainBatch, TrainSequence
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-DTYPE = "bfloat16" if DEVICE.type == "cuda" else "float32"
+DTYPE: Literal["bfloat16", "float32"] = "bfloat16" if DEVICE.type == "cuda" else "float32"
 SETTINGS = LearnerSettings(lora=LoraSettings(dropout=0.0), microbatch_tokens=2048, dtype=DTYPE)
 GROUPS, GROUP, MICRO = 16, 8, 28  # MICRO padded sequences are about 2,048 tokens
 LARGE_VOCABULARY = 151_936

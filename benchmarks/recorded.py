@@ -1,5 +1,8 @@
 """What a benchmark asked of an engine, and how much came back."""
 
+import asyncio
+from collections.abc import Sequence
+
 from treeopo.ports import Generate
 from treeopo.records import Completion, Request
 
@@ -17,3 +20,7 @@ class Recorded:
         completion = await self.engine.generate(request)
         self.tokens += len(completion.token_ids)
         return completion
+
+    async def ask(self, requests: Sequence[Request]) -> list[Completion]:
+        """All of them at once."""
+        return await asyncio.gather(*map(self.generate, requests))

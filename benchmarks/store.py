@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from treeopo_storage import Action, ProblemTree, StoreMeta
@@ -68,7 +69,7 @@ def synthetic_trees(prefixes: int, *, step_tokens: int = STEP_TOKENS) -> Iterato
 def prepare(work: Path, prefixes: int) -> None:
     """One store, one Arrow data set and one JSON Lines file of the same trees."""
     import datasets
-    import pyarrow as pa
+    import pyarrow as pa  # type: ignore[import-untyped]
     from treeopo_storage.zarr_store import create_store, open_writer
 
     create_store(work / "trees.zarr", META)
@@ -193,7 +194,7 @@ def zarr_tree_stream(work: Path) -> tuple[float, float]:
     import zarr
 
     group = zarr.open_group(work / "trees.zarr", mode="r")
-    arrays = [group[name] for name in COLUMNS]
+    arrays: list[Any] = [group[name] for name in COLUMNS]
 
     def once() -> None:
         for array in arrays:
@@ -293,7 +294,7 @@ def measure(work: Path, name: str) -> dict[str, float]:
     """Run one measurement in a process of its own: rate per second, seconds, peak resident MiB."""
     command = [sys.executable, __file__, "--work", str(work), "--measure", name]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout)
+    return dict(json.loads(done.stdout))
 
 
 def compare(work: Path, what: str, ours: str, theirs: str, unit: str, scale: float = 1.0) -> None:
@@ -380,7 +381,11 @@ def sweep(work: Path, prefixes: int) -> None:
     print("| tokens a chunk | nodes a chunk | groups, prefixes/s | append 8, problems/s | trees, MB/s | files | MB |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for token_rows, node_rows in ((65_536, 8_192), (262_144, 32_768), (1_048_576, 131_072), (4_194_304, 524_288)):
-        zarr_store.CHUNK_ROWS = {"problem": 8192, "node": node_rows, "token": token_rows}
+        zarr_store.CHUNK_ROWS = {  # type: ignore[misc]
+            "problem": 8192,
+            "node": node_rows,
+            "token": token_rows,
+        }
         with tempfile.TemporaryDirectory(dir=work) as directory:
             zarr_store.create_store(f"{directory}/trees.zarr", META)
             with zarr_store.open_writer(f"{directory}/trees.zarr") as writer:

@@ -11,13 +11,13 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from treeopo import runs
 from treeopo.config import TrainConfig, load_config
-from treeopo.metrics import read_metrics
-from treeopo.run_directory import RunDirectory
+from treeopo.jobs.train import train
+from treeopo.run.directory import RunDirectory
+from treeopo.trackers.jsonl import read_metrics
 
 COMBINATIONS = ((1, 1), (1, 2), (2, 1), (2, 2))
-PARTS = ("seconds_waiting", "seconds_learning", "seconds_publishing")
+PARTS = ("pipeline/seconds_waiting", "pipeline/seconds_learning", "pipeline/seconds_publishing")
 
 
 def step_seconds(store: Path, steps: int, engine: int, learner: int) -> float:
@@ -31,8 +31,8 @@ def step_seconds(store: Path, steps: int, engine: int, learner: int) -> float:
             "learner.threads": learner,
         }
         run = RunDirectory.create(load_config(TrainConfig, file=None, flags=flags))
-        runs.train(run, lambda notice: None, lambda step, metrics: None)
-        return statistics.median(sum(step[part] for part in PARTS) for step in read_metrics(run.metrics)[2:])
+        train(run, lambda notice: None, lambda step, metrics: None)
+        return float(statistics.median(sum(step[part] for part in PARTS) for step in read_metrics(run.metrics)[2:]))
 
 
 def main() -> None:

@@ -18,16 +18,30 @@ from treeopo.engines.settings import EngineOptions
 from treeopo.errors import ConfigError, require
 from treeopo.evaluation.settings import PeriodicSettings
 from treeopo.learner.settings import CriticSettings, DirectValueSettings, KlSettings, LearnerSettings
-from treeopo.methods import Batches, Need, Term, find_method, plan_groups
+from treeopo.methods import METHODS, LossName, Need, find_method, owners, plan_groups
 from treeopo.problems.prompting import PromptSettings
 from treeopo.problems.settings import GradingSettings
 from treeopo.problems.solutions import SolutionSettings
-from treeopo.rollout.settings import Credit, RolloutSettings
+from treeopo.rollout.settings import RolloutSettings, TeacherReward
 from treeopo.search.settings import SearchSettings
+
+RENAMED = {"grading": {"family": "grader"}}
+"""By section, settings under the names they had in earlier versions: files, flags and old runs may use those."""
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _under_their_new_names(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {name: _renamed(value, RENAMED.get(name, {})) for name, value in values.items()}
+
+
+def _renamed(values: Any, names: Mapping[str, str]) -> Any:
+    return {names.get(name, name): value for name, value in values.items()} if isinstance(values, Mapping) else values
 
 
 def _known_keys(kind: type) -> BeforeValidator:
@@ -53,28 +67,77 @@ Grading = Annotated[GradingSettings, _known_keys(GradingSettings)]
 
 
 class TrainConfig(Section):
-    store: Path | None = None  # None: trees.zarr, or none at all where solutions.problems is given
+    """`treeopo train`."""
+
+    store: Path | None = None
+    """The tree store to learn from; none: trees.zarr, or none where solutions.problems is given."""
+
     output: Path
-    student: str | None = None  # None: the embedded default
-    teacher: str | None = None  # None: the embedded default, or with a student of your own the store's
-    teacher_urls: tuple[str, ...] = ()  # servers that score for it; none: it is loaded in the learner's process
-    teacher_steps: int | None = Field(None, ge=1)  # mcts-reinforce: of its first stage; None: as many as steps
-    retokenize: bool = False  # copy the store under the student's tokenizer where it is another than the teacher's
-    method: str = "tree-opo"  # a name of treeopo.methods
+    """Directory of the new run."""
+
+    student: str | None = None
+    """Hub name or directory of the model that learns; none: the embedded student."""
+
+    teacher: str | None = None
+    """Hub name or directory of the teacher, for methods that have one; none: the embedded teacher, or with a student of
+    your own the store's."""
+
+    teacher_urls: tuple[str, ...] = ()
+    """vLLM servers that score for the teacher (docs/servers.md); none: it is loaded in the learner's process."""
+
+    teacher_steps: int | None = Field(None, ge=1)
+    """mcts-reinforce: optimiser steps of the first stage, which tunes the teacher; none: as many as steps."""
+
+    retokenize: bool = False
+    """Encode the store's steps anew where the student's tokenizer is another than the teacher's."""
+
+    method: str = "tree-opo"
+    """A training method, as `treeopo methods` lists them (docs/methods.md)."""
+
     steps: int = Field(200, ge=1)
+    """Optimiser steps of the run, over which the learning rate falls."""
+
     seed: int = Field(0, ge=0)
+    """Of everything random in the run."""
+
     checkpoint_every: int = Field(10, ge=1)
+    """Steps between two checkpoints."""
+
     checkpoints_kept: int = Field(2, ge=1)
+    """So many of the newest are kept."""
+
     advantage: Annotated[AdvantageSettings, _known_keys(AdvantageSettings)] = AdvantageSettings()
+    """How rewards become advantages (docs/advantages.md)."""
+
     rollout: Annotated[RolloutSettings, _known_keys(RolloutSettings)] = RolloutSettings()
+    """What a step learns from, and how stale it may be (docs/pipeline.md)."""
+
     learner: Annotated[LearnerSettings, _known_keys(LearnerSettings)] = LearnerSettings()
+    """The optimiser step (docs/learner.md)."""
+
     grading: Grading = GradingSettings()
+    """How answers are graded (docs/problems.md)."""
+
+    trackers: tuple[str, ...] = ()
+    """Metric trackers beside JSON Lines and TensorBoard: wandb, trackio, mlflow, or package.module:Name."""
+
     evaluation: Annotated[PeriodicSettings, _known_keys(PeriodicSettings)] = PeriodicSettings()
+    """Evaluation beside training."""
+
     solutions: Annotated[SolutionSettings, _known_keys(SolutionSettings)] = SolutionSettings()
+    """sft: worked solutions of a problem set, in the place of a store."""
+
     kl: Annotated[KlSettings, _known_keys(KlSettings)] = KlSettings()
+    """tree-opo-kl: the divergence from the teacher."""
+
     critic: Annotated[CriticSettings, _known_keys(CriticSettings)] = CriticSettings()
+    """actor-critic: the value function."""
+
     dvo: Annotated[DirectValueSettings, _known_keys(DirectValueSettings)] = DirectValueSettings()
+    """dvo: direct value optimisation."""
+
     engine: Engine = EngineOptions()
+    """The inference engine (docs/vllm.md, docs/servers.md)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -87,23 +150,21 @@ class TrainConfig(Section):
     def _method_can_use_it(self) -> Self:
         """Settings that the method would ignore are refused, so that nobody believes in them."""
         method = find_method(self.method)
-        if method.start is not None or self.advantage != AdvantageSettings():
-            plan_groups(method, self.advantage)
+        for section in sorted(set().union(*(each.sections for each in METHODS.values())) - method.sections):
+            require(
+                getattr(self, section) == type(self).model_fields[section].default,
+                f"{section} is for {owners(section)}; method {method.name} has no use for it, leave it out",
+            )
+        if method.start is None:
+            require(
+                self.rollout.sampling is None,
+                f"rollout.sampling: method {method.name} has no groups, so no start states; leave it out",
+            )
+        else:
+            plan_groups(method, self.advantage, self.rollout.sampling)
         require(
             Need.ENGINE in method.needs or self.rollout.temperature == 1,
             f"rollout.temperature is {self.rollout.temperature}; method {method.name} samples nothing, leave it at 1",
-        )
-        require(
-            self.dvo == DirectValueSettings() or Term.DIRECT_VALUE in method.terms,
-            f"dvo.beta belongs to method dvo; method {method.name} has no use for it",
-        )
-        require(
-            self.kl == KlSettings() or Term.KL in method.terms,
-            f"kl settings belong to method tree-opo-kl; method {method.name} has no use for them",
-        )
-        require(
-            self.critic == CriticSettings() or Need.CRITIC in method.needs,
-            f"critic settings belong to method actor-critic; method {method.name} has no critic",
         )
         require(
             Need.CRITIC not in method.needs or self.steps > self.critic.warmup_steps,
@@ -111,72 +172,119 @@ class TrainConfig(Section):
             "raise steps or lower the warm-up",
         )
         require(
-            self.teacher is None or Need.TEACHER in method.needs,
-            f"teacher is given, but method {method.name} learns from none; leave it out",
+            method.teacher_reward is not TeacherReward.LEAVE_ONE_OUT or self.rollout.group_size > 1,
+            f"method {method.name} compares the completions of a group; rollout.group_size must be 2 or more",
+        )
+        return self
+
+    @model_validator(mode="after")
+    def _sources_are_clear(self) -> Self:
+        """Store or solutions, and the teacher's servers."""
+        require(
+            (self.store is None) == (self.solutions.problems is not None),
+            "give a store or solutions.problems to learn from, one of the two",
         )
         require(
             not self.teacher_urls or self.needs_scores,
-            f"teacher_urls: method {method.name} asks no teacher for log-probabilities of tokens; leave it out, or set "
-            "kl.estimate sampled",
-        )
-        require(
-            not self.teacher_urls or method.teacher_by is None,
-            f"teacher_urls: method {method.name} tunes its teacher first; no server has it",
+            "teacher_urls: the teacher's whole distributions come from its weights; leave it out, or set kl.estimate "
+            "sampled",
         )
         require(
             len({base_url(url) for url in self.teacher_urls}) == len(self.teacher_urls),
             "teacher_urls names a server twice; name each once",
         )
-        require(
-            self.teacher_steps is None or method.teacher_by is not None,
-            f"teacher_steps belongs to method mcts-reinforce; method {method.name} tunes no teacher",
-        )
-        require(
-            method.credit is not Credit.LEAVE_ONE_OUT or self.rollout.group_size > 1,
-            f"method {method.name} compares the completions of a group; rollout.group_size must be 2 or more",
-        )
-        require(
-            self.solutions.problems is None or method.batches is Batches.SOLUTIONS,
-            f"solutions.problems belongs to method sft; method {method.name} learns from a store",
-        )
-        require(
-            (self.store is None) == (self.solutions.problems is not None),
-            "give a store or solutions.problems to learn from, one of the two",
-        )
         return self
+
+    @property
+    def group_plan(self) -> tuple[str, AdvantageSettings]:
+        """The sampler of start states, by name, and the settings of the advantages, for a method with groups."""
+        return plan_groups(find_method(self.method), self.advantage, self.rollout.sampling)
+
+    @property
+    def needs_binary(self) -> str | None:
+        """What needs rewards of 0 or 1, by name; None where any reward in [0, 1] will do."""
+        method = find_method(self.method)
+        if method.start is None or method.teacher_reward is not None:
+            return None
+        _, advantage = self.group_plan
+        return f"advantage.method {advantage.method}" if advantage.needs_binary else None
 
     @property
     def needs_scores(self) -> bool:
         """Whether batches carry what the teacher thinks of each token; whole distributions are the learner's matter."""
         method = find_method(self.method)
-        return method.credit is not None or (Term.KL in method.terms and self.kl.estimate == "sampled")
+        return method.teacher_reward is not None or (LossName.KL in method.losses and self.kl.estimate == "sampled")
 
 
 class BuildConfig(Section):
+    """`treeopo mcts build`."""
+
     output: Path
-    teacher: str | None = None  # None: the embedded default
+    """The tree store to write, or to go on with."""
+
+    teacher: str | None = None
+    """Hub name or directory of the model that searches; none: the embedded teacher."""
+
     problems: str = "staged-arithmetic:easy:train"
+    """The problem set to search (docs/problems.md)."""
+
     limit: int | None = Field(None, ge=1)
+    """Its first so many problems; none: all."""
+
     seed: int = Field(0, ge=0)
+    """Of everything random in the build."""
+
     concurrency: int = Field(128, ge=1)
+    """Problems searched at once."""
+
     search: Annotated[SearchSettings, _known_keys(SearchSettings)] = SearchSettings()
+    """The search of one problem (docs/search.md)."""
+
     prompt: Prompt = PromptSettings()
+    """How a question is put to the teacher."""
+
     grading: Grading = GradingSettings()
+    """How answers are graded (docs/problems.md)."""
+
     engine: Engine = EngineOptions()
+    """The inference engine (docs/vllm.md, docs/servers.md)."""
 
 
 class EvalConfig(Section):
-    model: str | None = None  # None: the embedded student
+    """`treeopo eval`."""
+
+    model: str | None = None
+    """Hub name, directory, adapter or run; none: the embedded student."""
+
     against: str | None = None
+    """A second model, compared on the same problems."""
+
     problems: tuple[str, ...] = Field(("staged-arithmetic:easy:test",), min_length=1)
+    """The problem sets (docs/problems.md)."""
+
     limit: int | None = Field(None, ge=1)
-    samples: int = Field(0, ge=0)  # completions a problem at temperature 1, beside the greedy one
+    """The first so many problems of each set; none: all."""
+
+    samples: int = Field(0, ge=0)
+    """Completions a problem at temperature 1, beside the greedy one."""
+
     max_new_tokens: int = Field(256, ge=1)
+    """Tokens of a completion at most."""
+
     seed: int = Field(0, ge=0)
-    output: Path | None = None  # goes on with what a stopped evaluation left there
+    """Of the completions that are sampled."""
+
+    output: Path | None = None
+    """Directory for scores.json and every completion; what a stopped evaluation left there is gone on with."""
+
     prompt: Prompt = PromptSettings()
+    """How a question is put to the model."""
+
     grading: Grading = GradingSettings()
+    """How answers are graded (docs/problems.md)."""
+
     engine: Engine = EngineOptions()
+    """The inference engine (docs/vllm.md, docs/servers.md)."""
 
 
 # The embedded models are a thousand times smaller than the paper's: bigger batches of shorter texts, a higher rate.

@@ -8,7 +8,7 @@
     │   ├── RunError                a run directory that cannot be used
     │   ├── TreeError               arrays that are not a tree
     │   └── GroupError              samples, rewards or constraints of a group
-    ├── GraderError (RuntimeError)  the processes that grade cannot be started
+    ├── GraderError (RuntimeError)  the processes that grade cannot be started, or a grader fails again and again
     ├── EngineError (RuntimeError)  an inference engine failed
     │   └── EngineDeadError         ... and will not answer again
     └── DivergedError (RuntimeError) training met losses that are not finite, again and again
@@ -51,7 +51,7 @@ class GroupError(InputError):
 
 
 class GraderError(TreeopoError, RuntimeError):
-    """The processes that grade answers cannot be started."""
+    """The processes that grade answers cannot be started, or a grader of the user's fails again and again."""
 
 
 class EngineError(TreeopoError, RuntimeError):

@@ -1,18 +1,17 @@
 """The methods that `treeopo train --method` knows: what each is made of and what it needs.
 
-A method is how its batch is made and which terms its loss adds up. Nothing else in treeopo looks at its name:
+A method is how its batch is made and which losses it adds up. Nothing else in treeopo looks at its name:
 `treeopo.recipes` turns the parts named here into objects. Needs neither torch nor vLLM.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, assert_never
 
-from treeopo.advantage.settings import AdvantageSettings, Scope
-from treeopo.advantage.settings import Method as Advantage
+from treeopo.advantage.settings import AdvantageMethod, AdvantageSettings, Scope
 from treeopo.errors import ConfigError
-from treeopo.rollout.sampler import Start
-from treeopo.rollout.settings import Credit
+from treeopo.rollout.sampling.names import StartStates
+from treeopo.rollout.settings import TeacherReward
 
 
 class Batches(StrEnum):
@@ -24,8 +23,8 @@ class Batches(StrEnum):
     VALUED_STEPS = "valued-steps"  # traces of a store with the search's value of every step
 
 
-class Term(StrEnum):
-    """A term of the loss; `treeopo.learner.objectives` has a file for each."""
+class LossName(StrEnum):
+    """A part of what is descended; `treeopo.learner.losses` has a file for each."""
 
     POLICY_GRADIENT = "policy-gradient"
     CROSS_ENTROPY = "cross-entropy"
@@ -45,20 +44,23 @@ class Need(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One row of `treeopo methods`. `start`: where its groups begin (None: it has no groups, so no advantages).
-    `credit`: what the teacher's word on a completion becomes, in place of advantages of the task's reward.
-    `teacher_by`: the method that tunes the teacher in a first stage of the run.
+    """One row of `treeopo methods`.
+
+    start: the start states of its groups (None: it has no groups, so no advantages). teacher_reward: what the teacher's
+    log-probabilities become, in place of advantages of the task's reward. teacher_by: the method that tunes the teacher
+    in a first stage of the run. sections: the settings that are for some methods only, and for this one.
     """
 
     name: str
     summary: str
     source: str
     batches: Batches
-    terms: tuple[Term, ...]
+    losses: tuple[LossName, ...]
     needs: frozenset[Need]
-    start: Start | None = None
-    credit: Credit | None = None
+    start: StartStates | None = None
+    teacher_reward: TeacherReward | None = None
     teacher_by: str | None = None
+    sections: frozenset[str] = frozenset()
 
 
 _ROWS = (
@@ -67,93 +69,103 @@ _ROWS = (
         summary="prefixes of the tree completed by the student; staged advantages of the task reward",
         source="Tree-OPO §3, Tables 1 and 2",
         batches=Batches.ROLLOUTS,
-        terms=(Term.POLICY_GRADIENT,),
+        losses=(LossName.POLICY_GRADIENT,),
         needs=frozenset({Need.ENGINE}),
-        start=Start.PREFIX,
+        start=StartStates.UNIFORM,
+        sections=frozenset({"advantage"}),
     ),
     Method(
         name="grpo",
         summary="N completions of each question; rewards z-scored within the group",
         source="Tree-OPO Table 1; Shao et al. 2024",
         batches=Batches.ROLLOUTS,
-        terms=(Term.POLICY_GRADIENT,),
+        losses=(LossName.POLICY_GRADIENT,),
         needs=frozenset({Need.ENGINE}),
-        start=Start.ROOT,
+        start=StartStates.ROOT,
+        sections=frozenset({"advantage"}),
     ),
     Method(
         name="tree-opo-kl",
         summary="tree-opo plus beta KL to a teacher, by an optimiser of its own or in one sum",
         source="Tree-OPO §4.3, Table 2, App. B",
         batches=Batches.ROLLOUTS,
-        terms=(Term.POLICY_GRADIENT, Term.KL),
+        losses=(LossName.POLICY_GRADIENT, LossName.KL),
         needs=frozenset({Need.ENGINE, Need.TEACHER}),
-        start=Start.PREFIX,
+        start=StartStates.UNIFORM,
+        sections=frozenset({"advantage", "teacher", "teacher_urls", "kl"}),
     ),
     Method(
         name="reinforce-kl",
         summary="the student's completions of each question, rewarded by teacher over student probability alone",
         source="Tree-OPO Table 2; GKD, Agarwal et al. 2024",
         batches=Batches.ROLLOUTS,
-        terms=(Term.POLICY_GRADIENT,),
+        losses=(LossName.POLICY_GRADIENT,),
         needs=frozenset({Need.ENGINE, Need.TEACHER}),
-        start=Start.ROOT,
-        credit=Credit.TO_GO,
+        start=StartStates.ROOT,
+        teacher_reward=TeacherReward.TO_GO,
+        sections=frozenset({"teacher", "teacher_urls"}),
     ),
     Method(
         name="mcts-reinforce",
         summary="sft of the teacher on the store's solved traces, then reinforce-kl toward it",
         source="Tree-OPO Table 2, App. B",
         batches=Batches.ROLLOUTS,
-        terms=(Term.POLICY_GRADIENT,),
+        losses=(LossName.POLICY_GRADIENT,),
         needs=frozenset({Need.ENGINE, Need.TEACHER}),
-        start=Start.ROOT,
-        credit=Credit.TO_GO,
+        start=StartStates.ROOT,
+        teacher_reward=TeacherReward.TO_GO,
         teacher_by="sft",
+        sections=frozenset({"teacher", "teacher_steps"}),
     ),
     Method(
         name="reinforce-kl-baseline",
         summary="reinforce-kl minus what the group's other completions had still to come",
         source="Tree-OPO Table 2; MiniLLM, Gu et al. 2024; RLOO, Ahmadian et al. 2024",
         batches=Batches.ROLLOUTS,
-        terms=(Term.POLICY_GRADIENT,),
+        losses=(LossName.POLICY_GRADIENT,),
         needs=frozenset({Need.ENGINE, Need.TEACHER}),
-        start=Start.ROOT,
-        credit=Credit.LEAVE_ONE_OUT,
+        start=StartStates.ROOT,
+        teacher_reward=TeacherReward.LEAVE_ONE_OUT,
+        sections=frozenset({"teacher", "teacher_urls"}),
     ),
     Method(
         name="actor-critic",
         summary="the rewards of reinforce-kl, made into advantages by a critic and GAE",
         source="Tree-OPO Table 2, App. B; Schulman et al. 2016",
         batches=Batches.ROLLOUTS,
-        terms=(Term.ACTOR_CRITIC,),
+        losses=(LossName.ACTOR_CRITIC,),
         needs=frozenset({Need.ENGINE, Need.TEACHER, Need.CRITIC}),
-        start=Start.ROOT,
-        credit=Credit.REWARD,
+        start=StartStates.ROOT,
+        teacher_reward=TeacherReward.PER_TOKEN,
+        sections=frozenset({"teacher", "teacher_urls", "critic"}),
     ),
     Method(
         name="tree-opo-replay",
         summary="tree-opo on the teacher's own completions, weighted by student over teacher probability",
         source="Tree-OPO §3.1, teacher importance weights",
         batches=Batches.REPLAY,
-        terms=(Term.POLICY_GRADIENT,),
+        losses=(LossName.POLICY_GRADIENT,),
         needs=frozenset({Need.STATISTICS}),
-        start=Start.PREFIX,
+        start=StartStates.UNIFORM,
+        sections=frozenset({"advantage"}),
     ),
     Method(
         name="sft",
         summary="cross-entropy on a store's solved traces, or on a problem set's own solutions",
         source="first stage of mcts-reinforce, Tree-OPO Table 2",
         batches=Batches.SOLUTIONS,
-        terms=(Term.CROSS_ENTROPY,),
+        losses=(LossName.CROSS_ENTROPY,),
         needs=frozenset(),
+        sections=frozenset({"solutions"}),
     ),
     Method(
         name="dvo",
         summary="log-ratio to the base model over a step regresses on the step's gain in search value",
-        source="value-guided alignment (second paper)",
+        source="DVO, Zhang et al. 2025, arXiv 2502.13723; docs/methods.md",
         batches=Batches.VALUED_STEPS,
-        terms=(Term.DIRECT_VALUE,),
+        losses=(LossName.DIRECT_VALUE,),
         needs=frozenset({Need.STATISTICS}),
+        sections=frozenset({"dvo"}),
     ),
 )
 
@@ -171,23 +183,49 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def plan_groups(method: Method, advantage: AdvantageSettings) -> tuple[Start, AdvantageSettings]:
-    """Where the method's groups start, and how their rewards become advantages.
+def owners(section: str) -> str:
+    """The methods that have a use for a section of the settings, in words."""
+    names = [method.name for method in METHODS.values() if section in method.sections]
+    return f"method {names[0]}" if len(names) == 1 else f"methods {', '.join(names)}"
+
+
+def plan_groups(method: Method, advantage: AdvantageSettings, sampling: str | None) -> tuple[str, AdvantageSettings]:
+    """The name of the sampler that chooses the method's start states, and how rewards become advantages.
+
+    `sampling` is the sampler that was asked for (None: the method's own).
 
     Raises:
-        ConfigError: these advantages do not go with this method, or the trainer cannot feed them.
+        ConfigError: these advantages or start states do not go with this method, or the trainer cannot feed them.
     """
-    if method.start is None:
-        raise ConfigError(f"method {method.name} has no groups, so no advantages; leave the advantage settings out")
-    if method.credit is not None and advantage != AdvantageSettings():
-        raise ConfigError(f"method {method.name} learns from the teacher alone; leave the advantage settings out")
-    if method.start is Start.ROOT:
-        return Start.ROOT, AdvantageSettings(method=Advantage.GRPO, standardize=advantage.standardize)
-    if advantage.method is Advantage.GRPO:
+    assert method.start is not None, f"method {method.name} has no groups"
+    match method.start:
+        case StartStates.ROOT:
+            if sampling is not None:
+                raise ConfigError(f"rollout.sampling: method {method.name} starts at the root; leave it out")
+            grpo = AdvantageSettings(method=AdvantageMethod.GRPO, standardize=advantage.standardize)
+            if advantage not in (AdvantageSettings(), grpo):
+                raise ConfigError(
+                    f"method {method.name} z-scores the rewards of a group; of the advantage settings it knows "
+                    "advantage.method grpo with advantage.standardize"
+                )
+            return method.start, grpo
+        case StartStates.UNIFORM | StartStates.TRACE:
+            return _sampler(method.start, advantage, sampling), advantage
+        case _:
+            assert_never(method.start)
+
+
+def _sampler(start: StartStates, advantage: AdvantageSettings, sampling: str | None) -> str:
+    """The sampler of a method whose groups start at prefixes."""
+    if advantage.method is AdvantageMethod.GRPO:
         raise ConfigError("advantage.method grpo belongs to --method grpo, whose groups start at the root")
-    if advantage.baseline is Advantage.MC or advantage.scope is Scope.HISTORY:
+    if advantage.baseline is AdvantageMethod.MC or advantage.scope is Scope.HISTORY:
         raise ConfigError(
             f"advantage.method {advantage.method} with scope {advantage.scope}: the trainer takes no extra rollouts "
             "and keeps no history yet; use any other method, with scope group"
         )
-    return Start.TRACE if advantage.method is Advantage.TRACE else method.start, advantage
+    if advantage.method is not AdvantageMethod.TRACE:
+        return sampling or start
+    if sampling not in (None, StartStates.TRACE):
+        raise ConfigError(f"rollout.sampling {sampling}: advantage.method trace draws from one trace; leave it out")
+    return StartStates.TRACE

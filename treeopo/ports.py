@@ -1,25 +1,35 @@
 """The seams of the pipeline. Engines and tokenizers have a fake that ships (`treeopo.engines.scripted`); engines also a
-contract suite, `tests/contract/engine_contract.py`, that every one of them passes.
+conformance suite that ships, `treeopo.engines.conformance`, and that each of ours passes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from treeopo.records import Carrier, Completion, FloatArray, IntArray, Problem, Request
+from treeopo.records import Completion, FloatArray, IntArray, Problem, Request, WeightFormat
+
+Notify = Callable[[str], None]
+"""Told in a few words what comes next, where that takes seconds."""
 
 
 class Generate(Protocol):
     """Continue one prompt. Many calls are in flight at once; cancelling the task aborts its request.
 
-    Raises `EngineError` if this request cannot be served, `EngineDeadError` if none can be.
+    The answer depends on prompt, seed and policy alone; at temperature 0 not on the seed. A completion ends with the
+    token that completes a stop string, with the end-of-text token, or after `max_tokens`.
+
+    Raises `EngineError` if this request cannot be served, as when prompt and completion together may be longer than the
+    engine takes (no prompt or completion is cut in silence), and `EngineDeadError` if none can be.
     """
 
     async def generate(self, request: Request) -> Completion: ...
 
 
 class ScoreTokens(Protocol):
-    """Log-probabilities of given tokens at temperature 1: under a teacher, or the newest policy of an engine."""
+    """Log-probabilities of given tokens at temperature 1: under a teacher, or the newest policy of an engine.
+
+    Tokens that `generate` sampled at temperature 1 have the log-probabilities that it returned with them.
+    """
 
     async def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
         """Of every token after the prefix, (C,) a sequence, in the order given; a prefix has a token at least."""
@@ -27,7 +37,7 @@ class ScoreTokens(Protocol):
 
 
 class PublishPolicy(Protocol):
-    """Put version `version` of the policy into the engine; `path` holds it in the form that `carrier` names.
+    """Weight sync: have the engine serve version `version` of the policy, held by `path` in the form `weight_format`.
 
     On return every request that begins is answered by `version`, each token is stamped with the version that sampled
     it, and no cached prefix of one version serves another. Requests in flight go on: under the new version from here on
@@ -38,7 +48,7 @@ class PublishPolicy(Protocol):
     """
 
     @property
-    def carrier(self) -> Carrier: ...
+    def weight_format(self) -> WeightFormat: ...
 
     @property
     def versions_in_use(self) -> frozenset[int]: ...
@@ -47,10 +57,11 @@ class PublishPolicy(Protocol):
 
 
 class Engine(Generate, ScoreTokens, PublishPolicy, Protocol):
-    """An engine that generates, scores and takes new policies; `close` leaves no process of its own behind.
+    """An engine that generates, scores and takes new policies. It begins with policy version 0.
 
-    peak_memory_mib: the most memory its processes held so far, 0 where that is not this machine's to know. restarts:
-    how often it died or hung and was brought back.
+    `close` ends every process of its own; calls in flight and calls that follow raise `EngineDeadError`, but `close`
+    may be called again. peak_memory_mib: the most memory its processes held so far, 0 where that is not this machine's
+    to know. restarts: how often it died or hung and was brought back.
     """
 
     @property
@@ -62,7 +73,10 @@ class Engine(Generate, ScoreTokens, PublishPolicy, Protocol):
 
 
 class Grade(Protocol):
-    """Is the final answer in `text` (a finished solution) the problem's? 1.0 or 0.0, never an exception."""
+    """The reward of `text` (a finished solution) in [0, 1]: 1 if its final answer is the problem's, 0 if it is not.
+
+    Raises `GraderError` only where grading cannot go on at all.
+    """
 
     async def __call__(self, problem: Problem, text: str) -> float: ...
 
@@ -78,8 +92,10 @@ class Tokenize(Protocol):
     def decode(self, token_ids: list[int]) -> str: ...
 
 
-class MetricSink(Protocol):
-    """Takes the metrics of one step."""
+class Tracker(Protocol):
+    """Takes the metrics of one step after another, by the names of docs/metrics.md. The same step may come again with
+    others: an evaluation ends some steps after the policy that it is of.
+    """
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None: ...
 

@@ -6,6 +6,7 @@ Dimension letters used throughout: N samples, P prefixes (tree nodes), T tokens,
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,19 @@ class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the text was cut off, so that it has no final answer."""
+        match self:
+            case FinishReason.STOP:
+                return False
+            case FinishReason.LENGTH:
+                return True
+            case _:
+                assert_never(self)
 
-class Column(StrEnum):
+
+class TokenColumn(StrEnum):
     """Names of `TrainSequence.extras`. STEP_START: 1 at the first token of a step, 0 elsewhere. GAIN: V(s') - V(s) of
     the step the token belongs to. REFERENCE: its log-probability under the base model without its adapter. TEACHER:
     the same under the teacher, at temperature 1.
@@ -33,7 +45,7 @@ class Column(StrEnum):
     TEACHER = "teacher_logprob"
 
 
-class Carrier(StrEnum):
+class WeightFormat(StrEnum):
     """The form in which a policy travels from the learner to the engine.
 
     MERGED: one safetensors file of base and adapter multiplied out, loaded into the running engine; requests in flight
@@ -82,51 +94,51 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
-    """One start point of a group: a node of a problem's tree and its prompt tokens (T,)."""
+class Prompt:
+    """What one rollout starts from: a node of a problem's tree and its prefix as tokens (T,)."""
 
     node: int
     token_ids: IntArray
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnGroup:
+class PromptGroup:
     """Group `number` of a run: N start nodes of one problem. A pure function of (seed, number, store)."""
 
     number: int
     problem: int
     parent: IntArray  # (P,) the problem's tree, -1 at the root
-    draws: tuple[Draw, ...]
+    prompts: tuple[Prompt, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """A start node, what the student made of it, and whether the finished trace is right.
+class Rollout:
+    """A prompt, the student's completion, and the reward of the finished trace.
 
     served_version: of the policy that the engine served when the completion ended.
     """
 
-    draw: Draw
+    prompt: Prompt
     completion: Completion
     reward: float
     served_version: int
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class RolloutGroup:
     """A drawn group with its graded samples, in the order they were drawn."""
 
-    drawn: DrawnGroup
-    samples: tuple[Sample, ...]
+    drawn: PromptGroup
+    rollouts: tuple[Rollout, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSequence:
-    """One sample as the learner sees it: only the C = T - prefix_length completion tokens carry gradient.
+    """One rollout as the learner sees it: only the C = T - prefix_length completion tokens carry gradient.
 
     token_ids (T,) are the prefix's and then the completion's. The rest is (C,), a number per completion token:
     advantages (the weight of the token in the loss); behaviour_logprobs, of the distribution each was sampled from;
-    versions, of the policy that sampled it; extras, what one objective asks for by name.
+    versions, of the policy that sampled it; extras, columns that one loss asks for by name.
     """
 
     token_ids: IntArray

@@ -1,4 +1,4 @@
-"""What many tasks at once need: a gather that leaves none behind, and a collector that is patient."""
+"""asyncio's gather with cancellation of the rest, and relaxed garbage collection while many tasks live."""
 
 import asyncio
 import gc
@@ -23,7 +23,7 @@ async def gather_or_cancel(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list
 
 @contextmanager
 def patient_collector() -> Iterator[None]:
-    """Have Python look for reference cycles less often inside the `with` block, and not among what is alive already.
+    """Relaxed garbage collection inside the `with` block: less often, and not among what is alive already.
 
     The thousands of requests of a batch all live until it is whole and are in no cycle, yet the collector walks over
     them time and again: half the cost of a completion in `benchmarks/async.py scripted`.

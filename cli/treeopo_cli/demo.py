@@ -13,7 +13,7 @@ def demo(
 
     A second call reuses what is there.
     """
-    from treeopo.demo import demo as run_demo
+    from treeopo.jobs.demo import demo as run_demo
     from treeopo_cli import render
 
     render.demo(run_demo(output, render.DemoBars()))

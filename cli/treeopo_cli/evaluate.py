@@ -5,36 +5,62 @@ from typing import Annotated
 
 import typer
 
-from treeopo_cli.options import ConfigFile, Engine, Examples, Limit, Prompt, Seed, Set, Shots, TrustRemoteCode
+from treeopo_cli.options import (
+    ConfigFile,
+    Engine,
+    Examples,
+    Grader,
+    Limit,
+    Prompt,
+    Seed,
+    Set,
+    Sets,
+    Shots,
+    TrustRemoteCode,
+)
+
+Model = Annotated[
+    str | None,
+    typer.Argument(help="Hub name, directory, adapter or run.", show_default="the embedded student"),
+    Sets("model"),
+]
+Against = Annotated[
+    str | None,
+    typer.Option(help="A second model, compared on the same problems.", show_default=False),
+    Sets("against"),
+]
+Problems = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="As for mcts build; repeat it for several sets.",
+        show_default="staged-arithmetic:easy:test",
+    ),
+    Sets("problems"),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(help="Completions a problem at temperature 1, beside the greedy one.", show_default="0"),
+    Sets("samples"),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="Directory for scores.json and every completion; goes on if stopped."),
+    Sets("output"),
+]
 
 
 def evaluate(
-    model: Annotated[
-        str | None,
-        typer.Argument(help="Hub name, directory, adapter or run.", show_default="the embedded student"),
-    ] = None,
-    against: Annotated[
-        str | None, typer.Option(help="A second model, compared on the same problems.", show_default=False)
-    ] = None,
-    problems: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="As for mcts build; repeat it for several sets.",
-            show_default="staged-arithmetic:easy:test",
-        ),
-    ] = None,
+    context: typer.Context,
+    model: Model = None,
+    against: Against = None,
+    problems: Problems = None,
     limit: Limit = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(help="Completions a problem at temperature 1, beside the greedy one.", show_default="0"),
-    ] = None,
+    grader: Grader = None,
+    samples: Samples = None,
     prompt: Prompt = None,
     shots: Shots = None,
     examples: Examples = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Directory for scores.json and every completion; goes on if stopped."),
-    ] = None,
+    output: Output = None,
     engine: Engine = None,
     trust_remote_code: TrustRemoteCode = None,
     seed: Seed = None,
@@ -42,28 +68,13 @@ def evaluate(
     set_: Set = None,
 ) -> None:
     """Solve problems greedily, and by sampling if asked, and print pass@1, pass@k and maj@k with 95% intervals."""
-    from treeopo import runs
     from treeopo.config import EvalConfig, load_config
+    from treeopo.jobs.evaluate import evaluate as run_evaluation
     from treeopo_cli import render
-    from treeopo_cli.options import settings
+    from treeopo_cli.options import given_settings
 
-    flags = {
-        "model": model,
-        "against": against,
-        "problems": problems or None,
-        "limit": limit,
-        "samples": samples,
-        "prompt.style": prompt,
-        "prompt.shots": shots,
-        "prompt.examples": examples,
-        "output": output,
-        "engine.urls": engine or None,
-        "seed": seed,
-        "engine.trust_remote_code": trust_remote_code,
-        **settings(set_),
-    }
-    resolved = load_config(EvalConfig, file=config, flags=flags)
+    resolved = load_config(EvalConfig, file=config, flags=given_settings(evaluate, context))
     with render.EvalBar() as bar:
-        evaluations = runs.evaluate(resolved, bar.notify, bar.advance)
+        evaluations = run_evaluation(resolved, bar.notify, bar.advance)
     for evaluation in evaluations:
         render.evaluation(evaluation)

@@ -14,9 +14,9 @@ def export(
 
     The adapter alone, in PEFT's format, is RUN/adapter.
     """
-    from treeopo import runs
-    from treeopo.run_directory import RunDirectory
+    from treeopo.jobs.export import export_merged
+    from treeopo.run.directory import RunDirectory
     from treeopo_cli import render
 
-    runs.export_merged(RunDirectory.open(run), merge)
+    export_merged(RunDirectory.open(run), merge)
     render.console.print(f"merged model: [bold]{merge}[/]\nnext: treeopo eval {merge}")

@@ -17,15 +17,15 @@ def inspect_tree(
     ] = None,
 ) -> None:
     """Overview of a store, one problem as a tree with visits and values, or one prefix in full."""
-    from treeopo import inspection
+    from treeopo.inspect import find
     from treeopo_cli import render
 
     if problem is None:
-        meta, report = inspection.overview(store)
+        meta, report = find.overview(store)
         render.store_overview(store, meta, report)
         return
-    tree = inspection.find_problem(store, problem)
+    tree = find.find_problem(store, problem)
     if node is None:
         render.problem_tree(tree)
     else:
-        render.prefix(tree, inspection.check_node(tree, node))
+        render.prefix(tree, find.check_node(tree, node))

@@ -1,10 +1,10 @@
-"""`treeopo`: commands parse, call `treeopo.runs`, and render; nothing heavy is imported before one runs."""
+"""`treeopo`: commands parse, call `treeopo.jobs`, and render; nothing heavy is imported before one runs."""
 
 import sys
 
 import typer
 
-from treeopo_cli import demo, evaluate, export, inspect_tree, mcts, methods, store, train
+from treeopo_cli import demo, evaluate, export, inspect_tree, mcts, methods, settings, store, train
 
 app = typer.Typer(
     name="treeopo",
@@ -16,6 +16,7 @@ app = typer.Typer(
 app.add_typer(mcts.app, name="mcts", help="Monte Carlo tree search with the teacher.")
 app.command("train")(train.train)
 app.command("methods")(methods.methods)
+app.command("settings")(settings.settings)
 app.command("eval")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("inspect-tree")(inspect_tree.inspect_tree)

@@ -1,14 +1,28 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how options become settings.
 
+An option that gives a setting says which beside its help: `Annotated[int | None, Option(help=...), Sets("steps")]`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
+
+
+@dataclass(frozen=True, slots=True)
+class Sets:
+    """The setting, by its dotted name, that an option gives; `read` makes its value of the option's."""
+
+    name: str
+    read: Callable[[Any], Any] = lambda value: value
+
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="TOML file with any setting; flags win over it.", show_default=False)
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.", show_default="0")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.", show_default="0"), Sets("seed")]
 TrustRemoteCode = Annotated[
     bool | None,
     typer.Option(
@@ -16,22 +30,35 @@ TrustRemoteCode = Annotated[
         help="Run Python code that the model's repository brings.  [default: off]",
         show_default=False,
     ),
+    Sets("engine.trust_remote_code"),
 ]
-Limit = Annotated[int | None, typer.Option("--limit", help="Use the first N problems.", show_default=False)]
+Limit = Annotated[
+    int | None, typer.Option("--limit", help="Use the first N problems.", show_default=False), Sets("limit")
+]
 Prompt = Annotated[
     str | None,
     typer.Option("--prompt", help="plain, or chat for the tokenizer's chat template.", show_default="plain"),
+    Sets("prompt.style"),
 ]
-Shots = Annotated[int | None, typer.Option("--shots", help="Worked examples before each question.", show_default=False)]
+Shots = Annotated[
+    int | None,
+    typer.Option("--shots", help="Worked examples before each question.", show_default=False),
+    Sets("prompt.shots"),
+]
 Examples = Annotated[
     str | None,
     typer.Option("--examples", help="The problem set they come from, e.g. gsm8k:train.", show_default=False),
+    Sets("prompt.examples"),
 ]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Any other setting, e.g. --set rollout.max_staleness=4.", show_default=False),
+Grader = Annotated[
+    str | None,
+    typer.Option(
+        "--grader",
+        help="number, number-strict, math, or package.module:Name for one of your own (docs/problems.md).",
+        show_default="the problem set's own",
+    ),
+    Sets("grading.grader"),
 ]
-
 Engine = Annotated[
     list[str] | None,
     typer.Option(
@@ -39,7 +66,31 @@ Engine = Annotated[
         help="URL of a vLLM server to use instead of starting an engine (docs/servers.md); repeat it for several.",
         show_default=False,
     ),
+    Sets("engine.urls"),
 ]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Any other setting, e.g. --set rollout.max_staleness=4; `treeopo settings` lists them.",
+        show_default=False,
+    ),
+]
+
+
+def given_settings(command: Callable[..., None], context: typer.Context) -> dict[str, Any]:
+    """The settings, by dotted name, that were given to `command`: by options of their own, and by `--set`.
+
+    Raises:
+        ConfigError: a `--set` has no `=`.
+    """
+    found = {}
+    for parameter, hint in get_type_hints(command, include_extras=True).items():
+        value = context.params.get(parameter)
+        for extra in getattr(hint, "__metadata__", ()):
+            if isinstance(extra, Sets) and value not in (None, [], ()):  # nothing, or an option that may be repeated
+                found[extra.name] = extra.read(value)
+    return found | settings(context.params.get("set_"))
 
 
 def settings(pairs: list[str] | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a person sees: progress bars, tables and trees."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 
     from treeopo_storage import ProblemTree, StoreMeta
 
-    from treeopo.demo import Demo
     from treeopo.evaluation.comparison import Evaluation
     from treeopo.evaluation.intervals import Interval
+    from treeopo.jobs.demo import Demo
+    from treeopo.jobs.train import TrainSummary
     from treeopo.methods import Method
-    from treeopo.run_directory import RunDirectory
-    from treeopo.runs import TrainSummary
+    from treeopo.run.directory import RunDirectory
     from treeopo.search.build import BuildProgress
     from treeopo.search.report import TreeReport
+    from treeopo.settings_reference import Setting
 
 console = Console()
 
@@ -96,15 +97,16 @@ class TrainBar(Bar):
         """Rates are over the steps so far: one step's rollouts overlap with the step before."""
         self._totals.update(metrics)
         totals = self._totals
-        seconds = totals["seconds_step"]
-        details = f"learner {totals['train_tokens'] / seconds:,.0f} tokens/s, loss {metrics['loss']:.4f}"
-        if "reward" in metrics:
-            details += f", reward {metrics['reward']:.2f}"
-        if "rollout_tokens" in metrics:
+        seconds = totals["pipeline/seconds_step"]
+        details = f"learner {totals['learner/tokens'] / seconds:,.0f} tokens/s, loss {metrics['learner/loss']:.4f}"
+        if "rollout/reward" in metrics:
+            details += f", reward {metrics['rollout/reward']:.2f}"
+        if "engine/occupancy" in metrics:
             details += (
-                f", staleness {metrics['staleness_mean']:.2f}, rollout {totals['rollout_tokens'] / seconds:,.0f} "
-                f"tokens/s, learner waited {totals['seconds_waiting'] / seconds:.0%}, "
-                f"engine starved {totals['engine_seconds_starved'] / seconds:.0%}"
+                f", staleness {metrics['rollout/staleness_mean']:.2f}"
+                f", rollout {totals['rollout/tokens'] / seconds:,.0f} tokens/s"
+                f", learner waited {totals['pipeline/seconds_waiting'] / seconds:.0%}, "
+                f"engine starved {totals['engine/seconds_starved'] / seconds:.0%}"
             )
         assert self._total is not None
         self._show("training", step, self._total, details)
@@ -119,7 +121,7 @@ class EvalBar(Bar):
 
 
 class DemoBars:
-    """The bars of `treeopo.demo.Bars`, each announced by its stage."""
+    """The bars of `treeopo.jobs.demo.Bars`, each announced by its stage."""
 
     def build(self) -> BuildBar:
         console.rule("[bold]1. trees[/]: the teacher searches")
@@ -171,9 +173,23 @@ def methods(rows: "Iterable[Method]") -> None:
     for row in rows:
         groups = f"from {row.start}" if row.start else "-"
         table.add_row(
-            row.name, row.summary, groups, ", ".join(sorted(row.needs)) or "-", " + ".join(row.terms), row.source
+            row.name, row.summary, groups, ", ".join(sorted(row.needs)) or "-", " + ".join(row.losses), row.source
         )
     console.print(table)
+
+
+def settings(found: "Mapping[str, Sequence[Setting]]") -> None:
+    """A table a command."""
+    for command, rows in found.items():
+        if not rows:
+            continue
+        title = f"treeopo {'mcts build' if command == 'build' else command}"
+        table = Table(title=title, title_justify="left", show_lines=True)
+        table.add_column("setting, type, default", overflow="fold", max_width=44)
+        table.add_column("what it is")
+        for row in rows:
+            table.add_row(Text.assemble((row.name, "bold"), f"\n{row.kind}\n{row.defaults}"), Text(row.text))
+        console.print(table)
 
 
 def train_summary(run: "RunDirectory", summary: "TrainSummary") -> None:
@@ -184,7 +200,7 @@ def train_summary(run: "RunDirectory", summary: "TrainSummary") -> None:
     )
     console.print(
         f"{summary.steps} of {run.config.steps} steps, {summary.informative_steps} with a gradient; "
-        f"{summary.material}; "
+        f"{summary.data}; "
         f"peak memory of the learner {summary.learner_peak_mib:,.0f} MiB"
         f"{engine}"
     )
@@ -193,8 +209,8 @@ def train_summary(run: "RunDirectory", summary: "TrainSummary") -> None:
     if summary.best:
         best = summary.best
         console.print(
-            f"best: pass@1 {best['eval_pass_at_1']:.3f} ({best['eval_pass_at_1_low']:.3f} to "
-            f"{best['eval_pass_at_1_high']:.3f}) at step {best['version']:.0f}: {run.best}"
+            f"best: pass@1 {best['eval/pass_at_1']:.3f} ({best['eval/pass_at_1_low']:.3f} to "
+            f"{best['eval/pass_at_1_high']:.3f}) at step {best['version']:.0f}: {run.best}"
         )
     if summary.complete:
         console.print(
@@ -209,27 +225,33 @@ def _interval(interval: "Interval") -> str:
 
 
 def evaluation(result: "Evaluation") -> None:
-    """A column a model: greedy pass@1, then what its samples say; with two models their difference by problem."""
+    """A column a model: greedy pass@1, then what its samples say; with two models their difference by problem.
+
+    Fractional rewards have means in the place of shares of right answers: the mean reward, and the best of k.
+    """
     console.print(f"[bold]{escape(result.problems)}[/]: {result.count} problems, 95% intervals")
     table = Table()
     table.add_column("")
     for score in result.scores:
         table.add_column(escape(score.label), justify="right")
-    table.add_row("greedy pass@1", *(_interval(score.greedy) for score in result.scores))
+    greedy, best_of = ("greedy pass@1", "pass@") if result.is_binary else ("greedy mean reward", "best of ")
+    table.add_row(greedy, *(_interval(score.greedy) for score in result.scores))
     for k in result.scores[0].pass_at:
-        table.add_row(f"pass@{k}", *(_interval(score.pass_at[k]) for score in result.scores))
+        table.add_row(f"{best_of}{k}", *(_interval(score.pass_at[k]) for score in result.scores))
     for k in result.scores[0].majority_at:
         table.add_row(f"maj@{k}", *(_interval(score.majority_at[k]) for score in result.scores))
     table.add_row("cut short", *(str(score.truncated) for score in result.scores))
-    if any(score.grader_timeouts or score.grader_restarts for score in result.scores):
+    if any(score.grader_timeouts or score.grader_restarts or score.grader_errors for score in result.scores):
         table.add_row("grading timed out", *(str(score.grader_timeouts) for score in result.scores))
         table.add_row("graders replaced", *(str(score.grader_restarts) for score in result.scores))
+        table.add_row("grader failed", *(str(score.grader_errors) for score in result.scores))
     console.print(table)
     if result.difference:
-        greedy, sampled = result.difference.greedy, result.difference.sampled
-        console.print(f"greedy difference by problem: {_signed(greedy)}, McNemar p = {result.difference.p_value:.2g}")
-        if sampled:
-            console.print(f"sampled difference by problem: {_signed(sampled)}")
+        difference = result.difference
+        p_value = "-" if difference.p_value is None else f"{difference.p_value:.2g}"
+        console.print(f"greedy difference by problem: {_signed(difference.greedy)}, McNemar p = {p_value}")
+        if difference.sampled:
+            console.print(f"sampled difference by problem: {_signed(difference.sampled)}")
 
 
 def _signed(interval: "Interval") -> str:
@@ -250,10 +272,16 @@ def problem_tree(tree: "ProblemTree") -> None:
         text = "root" if node == 0 else escape(" ".join(tree.texts[node].split()))
         visits = int(tree.visits[node])
         value = f"{tree.value_sum[node] / visits:.2f}" if visits else "-"
-        mark = "" if not tree.terminal[node] else "  [green]right[/]" if tree.reward[node] > 0 else "  [red]wrong[/]"
+        mark = f"  {_verdict(float(tree.reward[node]))}" if tree.terminal[node] else ""
         line = f"[dim]{node}[/] {text}  [cyan]n={visits} v={value}[/]{mark}"
         branches.append(Tree(line) if node == 0 else branches[tree.parent[node]].add(line))
     console.print(branches[0])
+
+
+def _verdict(reward: float) -> str:
+    if 0 < reward < 1:
+        return f"[yellow]reward {reward:.2g}[/]"
+    return "[green]right[/]" if reward > 0 else "[red]wrong[/]"
 
 
 def prefix(tree: "ProblemTree", node: int) -> None:

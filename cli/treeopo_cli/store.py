@@ -23,7 +23,7 @@ def info(store: StorePath, as_json: Annotated[bool, typer.Option("--json", help=
     if as_json:
         typer.echo(json.dumps(summary))
         return
-    from treeopo.inspection import overview
+    from treeopo.inspect.find import overview
     from treeopo_cli import render
 
     width = max(map(len, summary))

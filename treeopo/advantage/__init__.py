@@ -1,9 +1,9 @@
 """Staged advantages (Tree-OPO §3): baselines over a prefix tree, order constraints, and the quadratic program.
 
-staged.py      the front door: one group, or a batch of groups
+staged.py      the public functions: one group, or a batch of groups
 settings.py    AdvantageSettings, the paper's values as defaults
-result.py      what comes back
-checks.py      what a caller can get wrong
+result.py      arguments and results
+checks.py      validation of arguments
 baselines.py   V of every prefix
 order.py       the constraints of a group, read off its tree
 kernels.py     compiled passes: loo, posterior, centring, satisfaction, residuals
@@ -13,11 +13,15 @@ Importing this package loads numpy alone; numba and scipy.optimize come with the
 """
 
 from treeopo.advantage.result import AdvantageBatch, GroupSolve, Outcomes, Solve, SolveStatus, StagedAdvantages
-from treeopo.advantage.settings import AdvantageSettings, Infeasible, Method, Scope, Solver
+from treeopo.advantage.settings import AdvantageMethod, AdvantageSettings, Infeasible, Scope, Solver
 from treeopo.advantage.staged import staged_advantages, staged_advantages_batch
+
+Method = AdvantageMethod
+"""The name that `AdvantageMethod` had in version 0.1."""
 
 __all__ = [
     "AdvantageBatch",
+    "AdvantageMethod",
     "AdvantageSettings",
     "GroupSolve",
     "Infeasible",

@@ -1,4 +1,4 @@
-"""Everything a caller can get wrong about a batch of groups, said in one line that names the argument and the index."""
+"""Validation of a batch of groups: errors of one line that name the argument, the index and the group."""
 
 from dataclasses import dataclass
 
@@ -56,11 +56,19 @@ def check_batch(
 
 def check_binary(forest: Forest, why: str) -> None:
     """Prove that every reward is 0 or 1. Raises GroupError naming the first that is not, and why it must."""
-    wrong_N = (forest.reward != 0.0) & (forest.reward != 1.0)
-    if wrong_N.any():
-        n = int(np.argmax(wrong_N))
+    _check_rewards(forest, (forest.reward == 0.0) | (forest.reward == 1.0), f"{why} needs rewards of 0 or 1")
+
+
+def check_unit(forest: Forest) -> None:
+    """Prove that every reward is in [0, 1]. Raises GroupError naming the first that is not."""
+    _check_rewards(forest, (forest.reward >= 0.0) & (forest.reward <= 1.0), "expected a number in [0, 1]")
+
+
+def _check_rewards(forest: Forest, right_N: npt.NDArray[np.bool_], complaint: str) -> None:
+    if not right_N.all():
+        n = int(np.argmin(right_N))
         where = locate(forest.sample_offset, n)[1]
-        raise GroupError(f"reward[{n}] = {forest.reward[n]}{where}: {why} needs rewards of 0 or 1")
+        raise GroupError(f"reward[{n}] = {forest.reward[n]}{where}: {complaint}")
 
 
 def check_outcomes(name: str, outcomes: Outcomes, shape: tuple[int], least: float) -> Outcomes:

@@ -1,13 +1,14 @@
-"""The programs of SPEC §5 solved exactly: an active set on a forest of tight constraints.
+"""qp-hard and qp-convex solved exactly: an active set on a forest of tight constraints.
 
     minimise |a - t|^2   subject to   a_i + margin <= a_j  for every edge (i, j)
 
 The dual of an edge is mass that flows from i to j. Tight edges form a forest whose trees move as rigid blocks, so the
 dual active-set method of Goldfarb and Idnani (1983) needs no linear algebra here: a step lowers the block of i, raises
 the block of j, and reroutes the flow along their tree edges; an edge that runs dry splits its block. Any directed graph
-and any margins will do; without margins this is isotonic regression (fact 6). Projections keep sums (fact 1).
+and any margins will do; without margins this is isotonic regression, and projections keep sums.
 
-The ball and the sphere of radius sqrt(N) need only a scalar on top: a(s) = P(s t), |a(s)| grows with s (fact 4).
+The ball and the sphere of radius sqrt(N) need only a scalar on top: a(s) = P(s t), |a(s)| grows with s.
+Why all of this holds: docs/advantages.md, Exact solutions, 1, 4 and 6.
 """
 
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ OPTIMAL, DEGENERATE = int(SolveStatus.OPTIMAL), int(SolveStatus.DEGENERATE)
 INFEASIBLE, NOT_CONVERGED = int(SolveStatus.INFEASIBLE), int(SolveStatus.NOT_CONVERGED)
 
 
-class Forest(NamedTuple):
+class ClosureForest(NamedTuple):
     """Tight edges and the scratch of a walk over them, allocated once for the largest group.
 
     Slot s is an edge (ends[2s], ends[2s + 1]); half-edges 2s and 2s + 1 are in the lists of their ends.
@@ -50,14 +51,14 @@ class Forest(NamedTuple):
 
 
 @kernel
-def empty_forest(N: int) -> Forest:
+def empty_forest(N: int) -> ClosureForest:
     """Room for the programs of groups of up to N samples."""
     h, n, x = np.empty((4, 2 * N), np.int64), np.empty((6, N), np.int64), np.empty((3, N))
-    return Forest(h[0], h[1], h[2], h[3], n[0], n[1], n[2], n[3], n[4], n[5], x[0], x[1], x[2])
+    return ClosureForest(h[0], h[1], h[2], h[3], n[0], n[1], n[2], n[3], n[4], n[5], x[0], x[1], x[2])
 
 
 @kernel
-def _clear(forest: Forest, N: int) -> None:
+def _clear(forest: ClosureForest, N: int) -> None:
     for n in range(N):
         forest.head[n] = NONE
         forest.free[n] = n
@@ -66,7 +67,7 @@ def _clear(forest: Forest, N: int) -> None:
 
 
 @kernel
-def _add(forest: Forest, i: int, j: int, flow: float, margin: float) -> None:
+def _add(forest: ClosureForest, i: int, j: int, flow: float, margin: float) -> None:
     forest.free[-1] -= 1
     slot = forest.free[forest.free[-1]]
     forest.flow[slot], forest.margin[slot] = flow, margin
@@ -79,7 +80,7 @@ def _add(forest: Forest, i: int, j: int, flow: float, margin: float) -> None:
 
 
 @kernel
-def _remove(forest: Forest, slot: int) -> None:
+def _remove(forest: ClosureForest, slot: int) -> None:
     for half in (2 * slot, 2 * slot + 1):
         before, after = forest.before[half], forest.after[half]
         if before != NONE:
@@ -93,7 +94,7 @@ def _remove(forest: Forest, slot: int) -> None:
 
 
 @kernel
-def _walk(forest: Forest, root: int, seen: Ints) -> int:
+def _walk(forest: ClosureForest, root: int, seen: Ints) -> int:
     """Breadth first through the tree of `root`: fill seen, up and up_slot; return its number of samples."""
     seen[0], forest.up[root], forest.up_slot[root] = root, NONE, NONE
     size, at = 1, 0
@@ -112,7 +113,7 @@ def _walk(forest: Forest, root: int, seen: Ints) -> int:
 
 
 @kernel
-def _reroute(forest: Forest, i: int, j: int) -> tuple[int, float]:
+def _reroute(forest: ClosureForest, i: int, j: int) -> tuple[int, float]:
     """Both ends in one block, walked from i: move flow from the tree path to the edge (i, j) until a slot runs dry.
 
     Returns (that slot, the flow moved), or NONE if every path edge points from j to i: a cycle.
@@ -134,7 +135,7 @@ def _reroute(forest: Forest, i: int, j: int) -> tuple[int, float]:
 
 
 @kernel
-def _spread(forest: Forest, seen: Ints, size: int, share: float) -> tuple[int, float]:
+def _spread(forest: ClosureForest, seen: Ints, size: int, share: float) -> tuple[int, float]:
     """Set `gain`, what each walked tree edge gains when its block passes `share` per sample to the root.
 
     Returns (slot, amount) of the first edge to run dry as the amount passed grows.
@@ -154,7 +155,7 @@ def _spread(forest: Forest, seen: Ints, size: int, share: float) -> tuple[int, f
 
 
 @kernel
-def _shift(forest: Forest, seen: Ints, size: int, pushed: float, a: Floats, by: float) -> None:
+def _shift(forest: ClosureForest, seen: Ints, size: int, pushed: float, a: Floats, by: float) -> None:
     a[seen[0]] += by
     for k in range(1, size):
         node = seen[k]
@@ -163,7 +164,7 @@ def _shift(forest: Forest, seen: Ints, size: int, pushed: float, a: Floats, by: 
 
 
 @kernel
-def _tighten(forest: Forest, i: int, j: int, margin: float, a: Floats, limit: int) -> int:
+def _tighten(forest: ClosureForest, i: int, j: int, margin: float, a: Floats, limit: int) -> int:
     """Push flow along the violated edge (i, j) until it is tight: number of steps, 0 where a cycle forbids it."""
     seen_i, seen_j = forest.seen_i, forest.seen_j
     pushed = 0.0
@@ -197,7 +198,7 @@ def _tighten(forest: Forest, i: int, j: int, margin: float, a: Floats, limit: in
 
 
 @kernel
-def _settle(forest: Forest, target: Floats, a: Floats, block: Ints) -> None:
+def _settle(forest: ClosureForest, target: Floats, a: Floats, block: Ints) -> None:
     """Recompute a (N,) from the blocks alone, free of the drift of many shifts; set block labels (N,)."""
     seen, offset = forest.seen_i, forest.gain
     block[:] = NONE
@@ -236,7 +237,9 @@ def _worst(a: Floats, order: Order, margin: Floats) -> float:
 
 
 @kernel
-def _project(forest: Forest, target: Floats, order: Order, margin: Floats, a: Floats, block: Ints) -> tuple[int, int]:
+def _project(
+    forest: ClosureForest, target: Floats, order: Order, margin: Floats, a: Floats, block: Ints
+) -> tuple[int, int]:
     """`project` into a (N,) and block (N,): (status, steps).
 
     Blocks that grow evenly need few steps, so early rounds take the graver violations alone and move no block twice.
@@ -307,7 +310,7 @@ def _next_scale(target: Floats, a: Floats, block: Ints, s: float) -> float:
 
 
 @kernel
-def _to_radius(forest: Forest, target: Floats, order: Order, margin: Floats, a: Floats) -> tuple[int, int]:
+def _to_radius(forest: ClosureForest, target: Floats, order: Order, margin: Floats, a: Floats) -> tuple[int, int]:
     """a(s) = P(s target) with |a(s)|^2 = N, into a (N,): (status, steps).
 
     Where the blocks stay the same a(s) is affine in s, so each attempt solves the quadratic of the current piece; a
@@ -344,7 +347,9 @@ def _to_radius(forest: Forest, target: Floats, order: Order, margin: Floats, a: 
 
 
 @kernel
-def _solve(forest: Forest, is_hard: bool, target: Floats, order: Order, margin: Floats, a: Floats) -> tuple[int, int]:
+def _solve(
+    forest: ClosureForest, is_hard: bool, target: Floats, order: Order, margin: Floats, a: Floats
+) -> tuple[int, int]:
     """`solve_one` into a (N,): (status, steps)."""
     N, given = target.size, _squared_norm(target)
     steps, is_cone = 0, True
@@ -364,7 +369,7 @@ def _solve(forest: Forest, is_hard: bool, target: Floats, order: Order, margin: 
             for n in range(N):
                 a[n] *= np.sqrt(N / length)
             return OPTIMAL, steps
-    # For the ball |P(target)| > sqrt(N), so that s < 1: the multiplier of the ball is 1/s - 1 (fact 4 for the sphere).
+    # For the ball |P(target)| > sqrt(N), so that s < 1: the multiplier of the ball is 1/s - 1.
     status, more = _to_radius(forest, target, order, margin, a)
     return status, steps + more
 

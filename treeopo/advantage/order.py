@@ -1,4 +1,6 @@
-"""The order constraints of a group, read off its tree (SPEC §4), for a forest with one tree per group.
+"""The order constraints of a group (Tree-OPO §3.2), read off its tree, for a forest with one tree per group.
+
+Their definition, and where it is stricter than the paper's: docs/advantages.md, Order constraints.
 
 Nothing is compared that yields no constraint: ancestors are reached through `above`, the nearest ancestor with a
 failing sample, and siblings through their parent's list of barren nodes.
@@ -81,7 +83,7 @@ def _outlook(parent_P: Ints, node_N: Ints, failed_N: Bools) -> Outlook:
 def tree_order(
     parent_P: Ints, node_N: Ints, failed_N: Bools, sample_offset: Ints
 ) -> tuple[npt.NDArray[Any], Bools, Ints, Ints]:
-    """Constraints of SPEC §4 in O(P + N + E): order_E2 (within each group), is_pair_E, order_offset, dropped_G."""
+    """Pairs and triplets in O(P + N + E): order_E2 (within each group), is_pair_E, order_offset, dropped_G."""
     G = sample_offset.size - 1
     at = _outlook(parent_P, node_N, failed_N)
     order_offset, dropped_G = np.zeros(G + 1, np.int64), np.zeros(G, np.int64)

@@ -1,10 +1,13 @@
-"""What goes into and comes out of the front door besides bare arrays. Light: importing it compiles nothing."""
+"""Arguments and results of the public functions besides bare arrays. Importing it compiles nothing."""
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
+
+from treeopo.advantage.settings import AdvantageMethod, QpMethod
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -71,6 +74,19 @@ class Solve:
         )
 
 
+def norm_residual(method: QpMethod, excess: Floats) -> Floats:
+    """What |a|^2 - N = `excess` misses of the method's norm condition."""
+    match method:
+        case AdvantageMethod.QP_HARD:
+            return np.abs(excess)
+        case AdvantageMethod.QP_CONVEX:
+            return np.maximum(0.0, excess)
+        case AdvantageMethod.QP_SOFT:
+            return np.zeros_like(excess)
+        case _:
+            assert_never(method)
+
+
 @dataclass(frozen=True, slots=True)
 class StagedAdvantages:
     """The advantages of one group of N samples, with what led to them.
@@ -78,9 +94,9 @@ class StagedAdvantages:
     advantage (N,)   what multiplies the policy gradient
     value (N,)       baseline V of each sample's prefix; of the target, for qp-*
     raw (N,)         r - alpha V, before centring
-    order (E, 2)     constraints (i, j), meaning a_i < a_j (SPEC §4), as sample indices
+    order (E, 2)     constraints (i, j), meaning a_i < a_j, as sample indices (docs/advantages.md, Order constraints)
     satisfaction     share of them that hold; nan without any
-    dropped          mutual sibling pairs left out of the order (SPEC §4)
+    dropped          sibling pairs left out of the order because each would have to be below the other
     half_width       mc: Hoeffding half-width (N,) of `value`; otherwise None
     solve            qp-*: how the program ended; otherwise None
     """

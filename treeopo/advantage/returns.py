@@ -1,4 +1,4 @@
-"""What per-token rewards add up to: rewards-to-go, their leave-one-out baseline, and GAE (SPEC §7).
+"""Returns of per-token rewards: rewards-to-go, their leave-one-out baseline, and GAE.
 
 Shapes: the C tokens of B completions lie one after the other; completion b ends before token `end_B[b]`. A completion
 that has ended earns nothing more, whether it said so or ran out of room: returns are those of the run's finite horizon.

@@ -1,13 +1,18 @@
-"""How advantages are computed: one frozen record, checked when it is made."""
+"""Settings of the advantages."""
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal, assert_never
 
 from treeopo.errors import ConfigError
 
 
-class Method(StrEnum):
-    """Names of SPEC §3 and §5; Table 1 of the paper has the rows grpo to qp-hard."""
+class AdvantageMethod(StrEnum):
+    """What turns a group's rewards into advantages: docs/advantages.md, Methods.
+
+    Table 1 of the paper (Tree-OPO, arXiv 2509.09284) has grpo, flat, trace, expectation, optimistic, pessimistic and
+    qp-hard; §3.4 has mc, App. A and B the convex and the soft program. loo and posterior are treeopo's.
+    """
 
     GRPO = "grpo"
     FLAT = "flat"
@@ -44,52 +49,80 @@ class Infeasible(StrEnum):
     RAISE = "raise"
 
 
-QP_METHODS = frozenset({Method.QP_HARD, Method.QP_CONVEX, Method.QP_SOFT})
-HISTORY_METHODS = frozenset({Method.TRACE, Method.EXPECTATION, Method.OPTIMISTIC, Method.PESSIMISTIC, Method.POSTERIOR})
-BINARY_METHODS = frozenset({Method.OPTIMISTIC, Method.PESSIMISTIC, Method.POSTERIOR})
+QpMethod = Literal[AdvantageMethod.QP_HARD, AdvantageMethod.QP_CONVEX, AdvantageMethod.QP_SOFT]
+"""The methods that solve a program on top of rewards or of a heuristic."""
+
+QP_METHODS = frozenset({AdvantageMethod.QP_HARD, AdvantageMethod.QP_CONVEX, AdvantageMethod.QP_SOFT})
+HISTORY_METHODS = frozenset(
+    {
+        AdvantageMethod.TRACE,
+        AdvantageMethod.EXPECTATION,
+        AdvantageMethod.OPTIMISTIC,
+        AdvantageMethod.PESSIMISTIC,
+        AdvantageMethod.POSTERIOR,
+    }
+)
+BINARY_METHODS = frozenset({AdvantageMethod.OPTIMISTIC, AdvantageMethod.PESSIMISTIC, AdvantageMethod.POSTERIOR})
 
 # Appendix B; (pair, triplet). The heuristics are judged by the strict order, without a margin.
-_PAPER_MARGINS = {Method.QP_HARD: (0.0, 1e-2), Method.QP_SOFT: (1e-3, 1e-3)}
+_PAPER_MARGINS = {AdvantageMethod.QP_HARD: (0.0, 1e-2), AdvantageMethod.QP_SOFT: (1e-3, 1e-3)}
 
 
 @dataclass(frozen=True, slots=True)
 class AdvantageSettings:
-    """Settings of `staged_advantages`; the defaults are the paper's. Raises ConfigError where a value is impossible.
+    """How rewards become advantages; the defaults are the paper's. Raises ConfigError where a value is impossible."""
 
-    method           one of `Method`
-    alpha            weight of the baseline in a' = r - alpha V, in [0, 1]
-    scope            whose samples V counts; `history` for trace, expectation, optimistic, pessimistic and posterior
-    standardize      grpo only: divide by the population standard deviation as well
-    solver           qp-*: `slsqp` or `exact`
-    target           qp-*: what the program stays close to, `rewards` or the advantages of a heuristic ("refine")
-    margin_pair      delta of pair constraints; None takes the method's own (qp-hard 0, qp-soft 1e-3, others 0)
-    margin_triplet   delta of triplet constraints; None takes the method's own (qp-hard 1e-2, qp-soft 1e-3, others 0)
-    penalty          lambda of the soft program, > 0
-    infeasible       `soft` solves the soft program instead and counts it, `raise` stops
-    prior_mean       posterior: mean of the Beta prior at the root, in (0, 1)
-    prior_strength   posterior: samples that a prior, and then each parent's estimate, is worth, > 0
-    confidence       mc: coverage of the reported Hoeffding interval, in (0, 1)
-    """
+    method: AdvantageMethod = AdvantageMethod.EXPECTATION
+    """What turns a group's rewards into advantages: docs/advantages.md, Methods."""
 
-    method: Method = Method.EXPECTATION
     alpha: float = 0.5
+    """Weight of the baseline in the advantage r - alpha V, in [0, 1] (Tree-OPO §3.3)."""
+
     scope: Scope = Scope.GROUP
+    """Whose samples V counts: the group's, or with `history` all of the run's so far (trace, expectation, optimistic,
+    pessimistic and posterior)."""
+
     standardize: bool = True
+    """grpo only: divide by the population standard deviation of the group; false centres only."""
+
     solver: Solver = Solver.SLSQP
+    """qp-*: `slsqp`, the paper's (App. B), or `exact`, an active set: the same optimum, faster."""
+
     target: str = "rewards"
+    """qp-*: what the program stays close to, `rewards` (Eq. 1) or a heuristic's advantages by its name (Alg. 1)."""
+
     margin_pair: float | None = None
+    """qp-*: margin delta of pair constraints; none: the method's own, 0.001 for qp-soft and 0 for the others."""
+
     margin_triplet: float | None = None
+    """qp-*: margin delta of triplet constraints; none: the method's own, 0.01 for qp-hard, 0.001 for qp-soft and 0 for
+    qp-convex (App. B)."""
+
     penalty: float = 1.0
+    """qp-soft, and any program without a solution: lambda, what a squared violation of the order costs, above 0."""
+
     infeasible: Infeasible = Infeasible.SOFT
+    """What a program without a solution becomes: `soft` solves the soft program and counts it, `raise` is an error."""
+
     prior_mean: float = 0.5
+    """posterior: mean of the Beta prior at the root, in (0, 1)."""
+
     prior_strength: float = 2.0
+    """posterior: how many samples the prior, and then each parent's estimate, is worth; above 0."""
+
     confidence: float = 0.95
+    """mc: coverage of the Hoeffding interval reported with each value, in (0, 1) (Tree-OPO App. A.9)."""
 
     def __post_init__(self) -> None:
-        for name, names in (("method", Method), ("scope", Scope), ("solver", Solver), ("infeasible", Infeasible)):
+        for name, names in (
+            ("method", AdvantageMethod),
+            ("scope", Scope),
+            ("solver", Solver),
+            ("infeasible", Infeasible),
+        ):
             object.__setattr__(self, name, _member(name, names, getattr(self, name)))
         if self.target != "rewards":
-            object.__setattr__(self, "target", _member("target", Method, self.target))
+            object.__setattr__(self, "target", _member("target", AdvantageMethod, self.target))
         self._check_ranges()
         self._check_combinations()
 
@@ -115,15 +148,41 @@ class AdvantageSettings:
         if self.scope is Scope.HISTORY and self.baseline not in HISTORY_METHODS:
             allowed = ", ".join(sorted(HISTORY_METHODS))
             raise ConfigError(f"scope = history: {self.baseline} keeps no history; choose one of {allowed}")
-        if not self.standardize and self.baseline is not Method.GRPO:
+        if not self.standardize and self.baseline is not AdvantageMethod.GRPO:
             raise ConfigError(f"standardize = False: {self.baseline} is never standardized; the setting is grpo's")
 
     @property
-    def baseline(self) -> Method:
+    def program(self) -> QpMethod | None:
+        """The program that is solved; None for a heuristic."""
+        match self.method:
+            case AdvantageMethod.QP_HARD | AdvantageMethod.QP_CONVEX | AdvantageMethod.QP_SOFT as program:
+                return program
+            case (
+                AdvantageMethod.GRPO
+                | AdvantageMethod.FLAT
+                | AdvantageMethod.TRACE
+                | AdvantageMethod.EXPECTATION
+                | AdvantageMethod.OPTIMISTIC
+                | AdvantageMethod.PESSIMISTIC
+                | AdvantageMethod.MC
+                | AdvantageMethod.LOO
+                | AdvantageMethod.POSTERIOR
+            ):
+                return None
+            case _ as unknown:
+                assert_never(unknown)
+
+    @property
+    def baseline(self) -> AdvantageMethod:
         """The heuristic whose advantages are used or refined; `flat` where a program takes the rewards themselves."""
-        if self.method not in QP_METHODS:
+        if self.program is None:
             return self.method
-        return Method.FLAT if self.target == "rewards" else Method(self.target)
+        return AdvantageMethod.FLAT if self.target == "rewards" else AdvantageMethod(self.target)
+
+    @property
+    def needs_binary(self) -> bool:
+        """Whether rewards must be 0 or 1: the baseline counts successes, or a program is bound by the tree's order."""
+        return self.program is not None or self.baseline in BINARY_METHODS
 
     @property
     def margins(self) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""qp-soft, and what a program without a solution falls back to (SPEC §5, App. B).
+"""qp-soft, and what a program without a solution falls back to (Tree-OPO App. B; docs/advantages.md, The program).
 
     minimise |a - t|^2 + penalty sum over edges (i, j) of max(0, a_i - a_j + margin)^2
 

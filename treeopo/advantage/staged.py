@@ -1,23 +1,24 @@
-"""The front door: from trees, start nodes and rewards to staged advantages (Alg. 1, SPEC §3 to §5)."""
+"""The public functions: trees, start nodes and rewards in, staged advantages out (Tree-OPO Alg. 1, §3.2 and §3.3)."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from treeopo.advantage.checks import Forest, check_batch, check_binary, check_order, check_outcomes, find_cycle
-from treeopo.advantage.result import AdvantageBatch, Outcomes, StagedAdvantages
-from treeopo.advantage.settings import (
-    BINARY_METHODS,
-    QP_METHODS,
-    AdvantageSettings,
-    Infeasible,
-    Method,
-    Scope,
+from treeopo.advantage.checks import (
+    Forest,
+    check_batch,
+    check_binary,
+    check_order,
+    check_outcomes,
+    check_unit,
+    find_cycle,
 )
+from treeopo.advantage.result import AdvantageBatch, Ints, Outcomes, StagedAdvantages
+from treeopo.advantage.settings import BINARY_METHODS, AdvantageMethod, AdvantageSettings, Infeasible, Scope
 from treeopo.errors import ConfigError, GroupError
 
-# A constraint with a margin holds up to this; without one it must hold strictly (SPEC §4).
+# A constraint with a margin holds up to this; without one it must hold strictly.
 SATISFACTION_TOLERANCE = 1e-9
 
 
@@ -25,7 +26,7 @@ def staged_advantages(
     parent: npt.ArrayLike,
     node: npt.ArrayLike,
     reward: npt.ArrayLike,
-    method: str = Method.EXPECTATION,
+    method: str = AdvantageMethod.EXPECTATION,
     *,
     order: npt.ArrayLike | None = None,
     rollouts: Outcomes | None = None,
@@ -35,8 +36,9 @@ def staged_advantages(
     """Advantages of one group: samples that start at nodes of one tree and end in rewards.
 
     parent (P,)   the tree: -1 at the root, every parent before its children
-    node (N,)     start node of each sample; reward (N,) 0 or 1
-    method        one of `Method`; every other field of `AdvantageSettings` may be given by name
+    node (N,)     start node of each sample; reward (N,) 0 or 1. One between leaves its group without the tree's
+                  constraints; optimistic, pessimistic, posterior and the programs qp-* refuse it
+    method        one of `AdvantageMethod`; every other field of `AdvantageSettings` may be given by name
     order (E, 2)  samples (i, j) with a_i + margin_pair <= a_j, in place of the tree's constraints; rewards may then
                   be any finite numbers, except for optimistic, pessimistic and posterior
     rollouts      mc: outcomes of extra rollouts from each sample's prefix, (N,)
@@ -93,20 +95,20 @@ def _advantages(
     from treeopo.advantage.baselines import baseline, hoeffding_half_width
     from treeopo.advantage.order import tree_order
 
+    if settings.needs_binary if given_order is None else settings.baseline in BINARY_METHODS:
+        check_binary(forest, f"advantage.method {settings.method if given_order is None else settings.baseline}")
     if given_order is None:
-        check_binary(forest, "the order of a tree")
-    elif settings.baseline in BINARY_METHODS:
-        check_binary(forest, settings.baseline)
+        check_unit(forest)
     rollouts, history = _check_extras(forest, settings, rollouts, history)
     value_N = baseline(forest, settings, history, rollouts)
     raw_N = forest.reward - settings.alpha * value_N
-    standardize = settings.baseline is Method.GRPO and settings.standardize
+    standardize = settings.baseline is AdvantageMethod.GRPO and settings.standardize
     advantage_N = kernels.centred(raw_N, forest.sample_offset, standardize)
 
     pair, triplet = settings.margins
     if given_order is None:
-        order_E2, is_pair_E, order_offset, dropped_G = tree_order(
-            forest.parent, forest.node, forest.reward == 0.0, forest.sample_offset
+        order_E2, is_pair_E, order_offset, dropped_G = _binary_groups_only(
+            forest, *tree_order(forest.parent, forest.node, forest.reward == 0.0, forest.sample_offset)
         )
         margin_E = np.where(is_pair_E, pair, triplet)
     else:
@@ -114,7 +116,7 @@ def _advantages(
         order_offset, dropped_G = np.array([0, len(order_E2)]), np.zeros(1, np.int64)
 
     solve = None
-    if settings.method in QP_METHODS:
+    if settings.program is not None:
         program = qp.Program(advantage_N, forest.sample_offset, order_E2, order_offset, margin_E)
         is_contradictory = given_order is not None and _is_contradictory(given_order, forest, settings)
         advantage_N, solve = qp.solve(program, settings, is_contradictory)
@@ -134,11 +136,29 @@ def _advantages(
     )
 
 
+def _binary_groups_only(
+    forest: Forest,
+    order_E2: npt.NDArray[np.int32],
+    is_pair_E: npt.NDArray[np.bool_],
+    order_offset: Ints,
+    dropped_G: Ints,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], Ints, Ints]:
+    """The tree's order without the groups that have a reward between 0 and 1: it orders failures and successes."""
+    binary_N = (forest.reward == 0.0) | (forest.reward == 1.0)
+    if binary_N.all():
+        return order_E2, is_pair_E, order_offset, dropped_G
+    binary_G = np.logical_and.reduceat(binary_N, forest.sample_offset[:-1])
+    size_G = np.diff(order_offset)
+    kept_E = np.repeat(binary_G, size_G)
+    offset = np.concatenate([[0], np.cumsum(size_G * binary_G)])
+    return order_E2[kept_E], is_pair_E[kept_E], offset, dropped_G * binary_G
+
+
 def _check_extras(
     forest: Forest, settings: AdvantageSettings, rollouts: Outcomes | None, history: Outcomes | None
 ) -> tuple[Outcomes | None, Outcomes | None]:
     """Prove that rollouts and history are there exactly when they are used, and sound."""
-    if (rollouts is not None) != (settings.baseline is Method.MC):
+    if (rollouts is not None) != (settings.baseline is AdvantageMethod.MC):
         raise ConfigError("rollouts: outcomes of extra rollouts (N,) belong to method='mc', which cannot do without")
     if (history is not None) != (settings.scope is Scope.HISTORY):
         raise ConfigError("history: outcomes by node (P,) belong to scope='history', which cannot do without")
@@ -151,7 +171,7 @@ def _check_extras(
 
 def _is_contradictory(order_E2: npt.NDArray[np.int32], forest: Forest, settings: AdvantageSettings) -> bool:
     """Does the order given contain a cycle, so that assumption A1 fails? qp-soft can live with one."""
-    if settings.method is Method.QP_SOFT:
+    if settings.method is AdvantageMethod.QP_SOFT:
         return False
     cycle = find_cycle(order_E2, forest.node.size)
     if cycle is not None and settings.infeasible is Infeasible.RAISE:

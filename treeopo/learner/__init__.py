@@ -1,1 +1,1 @@
-"""The learner: a LoRA policy in torch and peft, its objective, its optimiser step and its checkpoints."""
+"""The learner: a LoRA policy in torch and peft, its losses, its optimiser step and its checkpoints."""

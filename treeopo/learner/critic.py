@@ -1,12 +1,14 @@
 """V(s_t), the value of the state before each completion token: a head on the policy's backbone, or a small decoder."""
 
+from typing import assert_never
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 from transformers import LlamaConfig, LlamaModel
 
+from treeopo.learner.losses import Forward
 from treeopo.learner.microbatch import MicroBatch
-from treeopo.learner.objectives import Forward
 from treeopo.learner.packed_attention import padded_hidden_states
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import CriticSettings
@@ -55,7 +57,13 @@ class ValueDecoder(nn.Module):
 
 def make_critic(policy: LoraPolicy, settings: CriticSettings) -> nn.Module:
     """The critic that `settings.architecture` names, in float32 on the policy's device."""
-    critic = ValueHead(policy) if settings.architecture == "head" else ValueDecoder(policy, settings)
+    match settings.architecture:
+        case "head":
+            critic: nn.Module = ValueHead(policy)
+        case "decoder":
+            critic = ValueDecoder(policy, settings)
+        case _ as unknown:
+            assert_never(unknown)
     return critic.to(device=policy.device, dtype=torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""AdamW that keeps its gradient to itself, so that several may descend over the same parameters."""
+"""AdamW with a gradient buffer of its own, so that several optimisers can share parameters."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -69,9 +69,9 @@ class Team:
         """Rank 0 tells the others that there is no more to do, and leaves."""
         if self.size > 1:
             self.send(None)
-            self.part()
+            self.shutdown()
 
-    def part(self) -> None:
+    def shutdown(self) -> None:
         """Leave the team."""
         distributed.destroy_process_group()
 
@@ -87,14 +87,14 @@ class Team:
         owner = np.minimum((ends - 1) * self.size // ends[-1], self.size - 1)
         return [row for row, rank in zip(order, owner, strict=True) if rank == self.rank]
 
-    def most(self, count: int) -> int:
+    def all_reduce_max(self, count: int) -> int:
         """The largest of every rank's counts."""
         counts = torch.tensor(count)
         if self.size > 1:
             distributed.all_reduce(counts, distributed.ReduceOp.MAX)
         return int(counts)
 
-    def add(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         """The sum of every rank's `values`, in place."""
         if self.size > 1:
             distributed.all_reduce(values)
@@ -106,7 +106,7 @@ class Team:
             return list(gradients)
         filled = [torch.zeros_like(b) if a is None else a for a, b in zip(gradients, like, strict=True)]
         present = filled[0].new_tensor([float(gradient is not None) for gradient in gradients])
-        flat = self.add(torch.cat([present, *(gradient.flatten() for gradient in filled)]))
+        flat = self.all_reduce_sum(torch.cat([present, *(gradient.flatten() for gradient in filled)]))
         parts = torch.split(flat[len(present) :], [gradient.numel() for gradient in filled])
         return [
             part.view_as(shape) if count else None

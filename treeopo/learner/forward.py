@@ -1,4 +1,4 @@
-"""Batches through the policy: cut into packed micro-batches, and what the policy says of their completion tokens."""
+"""Forward passes of the policy: batches cut into packed micro-batches, log-probabilities of their completion tokens."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from treeopo.learner.load import Load, shares
+from treeopo.learner.forward_stats import ForwardStats, shares
 from treeopo.learner.logprobs import logprobs_and_entropy, token_logprobs
+from treeopo.learner.losses import Forward
 from treeopo.learner.microbatch import MicroBatch, micro_batches
-from treeopo.learner.objectives import Forward
 from treeopo.learner.policy import LoraPolicy, evaluating
 from treeopo.learner.settings import LearnerSettings
 from treeopo.records import FloatArray, TrainSequence
@@ -39,8 +39,8 @@ class PolicyForward:
         """The micro-batches of one pass over `sequences`."""
         return list(micro_batches(sequences, self._budget, self._policy.device, share=self._share))
 
-    def __call__(self, micro: MicroBatch, load: Load) -> Forward:
-        """A training pass over a micro-batch; what was run is added to `load`.
+    def __call__(self, micro: MicroBatch, stats: ForwardStats) -> Forward:
+        """A training pass over a micro-batch; what was run is added to `stats`.
 
         Under dropout a shared token is dropped alike in every sequence that shares it.
         """
@@ -50,7 +50,7 @@ class PolicyForward:
                 current_C = self._logprobs(micro)
         hidden_CH, head = self._hidden(micro), self._policy.head
         logprobs_C, entropy_C = logprobs_and_entropy(hidden_CH, head, micro.target_C, self._temperature)
-        load.add(micro.packing, self._policy.packs, entropy_C)
+        stats.add(micro.packing, self._policy.packs, entropy_C)
         return Forward(logprobs_C, logprobs_C.detach() if current_C is None else current_C, hidden_CH, head)
 
     @torch.no_grad()

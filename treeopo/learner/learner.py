@@ -16,8 +16,8 @@ from treeopo.errors import DivergedError
 from treeopo.learner.descent import Descent
 from treeopo.learner.distributed import Team
 from treeopo.learner.forward import PolicyForward
-from treeopo.learner.load import Load
-from treeopo.learner.objectives import Objective, Separate, Terms
+from treeopo.learner.forward_stats import ForwardStats
+from treeopo.learner.losses import Loss, Losses, SeparateLoss
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings
 from treeopo.records import FloatArray, TrainBatch, TrainSequence
@@ -28,15 +28,15 @@ OPTIMIZER_FILE = "optimizer.pt"
 class Learner:
     """Owns the policy, its optimiser and `version`, the number of batches seen; batch b is learned at version b.
 
-    The loss is the sum of its `objectives`; a `Separate` one is descended by itself. With a `team` each rank runs its
-    share of the sequences and all take the same step; the metrics of terms are then of rank 0's share. Not
+    `losses` are summed and stepped together, but a `SeparateLoss` by its own optimiser. With a `team` each rank runs
+    its share of the sequences and all take the same step; the losses' metrics are then of rank 0's share. Not
     thread-safe: the pipeline calls it from one thread at a time.
     """
 
     def __init__(
         self,
         policy: LoraPolicy,
-        objectives: Terms,
+        losses: Losses,
         settings: LearnerSettings,
         *,
         steps: int,
@@ -49,19 +49,19 @@ class Learner:
         self._nonfinite = NonFinite()
         self._settings = settings
         self._forward = PolicyForward(policy, settings, temperature)
-        separate = [term for term in objectives if isinstance(term, Separate)]
-        self._terms: dict[str, list[Objective]] = {
-            "": [term for term in objectives if not isinstance(term, Separate)],
-            **{term.name: [term.objective] for term in separate},
+        separate = [loss for loss in losses if isinstance(loss, SeparateLoss)]
+        self._losses: dict[str, list[Loss]] = {
+            "": [loss for loss in losses if not isinstance(loss, SeparateLoss)],
+            **{each.name: [each.loss] for each in separate},
         }
         self._descents = {
             "": Descent(policy.trainable, settings.optimizer, steps),
-            **{term.name: Descent(term.parameters, term.optimizer, steps) for term in separate},
+            **{each.name: Descent(each.parameters, each.optimizer, steps) for each in separate},
         }
-        self._modules = {term.name: term.module for term in separate if term.module is not None}
+        self._modules = {each.name: each.module for each in separate if each.module is not None}
 
     def step(self, batch: TrainBatch) -> dict[str, float]:
-        """Learn from `batch`; returns this step's metrics. Sequences that no term wants are not run through the model.
+        """Learn from `batch`; returns this step's metrics. Sequences that no loss wants are not run through the model.
 
         A loss or gradient that is not finite changes nothing but `version`: adapter, optimiser and schedule stay.
 
@@ -70,58 +70,60 @@ class Learner:
         """
         assert batch.number == self.version, f"batch {batch.number} reached a learner at version {self.version}"
         sequences = [row for row in batch.sequences if row.completion_length and self._is_wanted(row)]
-        begun = {name: [term for term in terms if term.begin(batch)] for name, terms in self._terms.items()}
-        begun = {name: terms for name, terms in begun.items() if terms}
-        losses, load = dict.fromkeys(self._terms, 0.0), Load()
+        begun = {name: [loss for loss in losses if loss.begin(batch)] for name, losses in self._losses.items()}
+        begun = {name: losses for name, losses in begun.items() if losses}
+        totals, stats = dict.fromkeys(self._losses, 0.0), ForwardStats()
         self.policy.model.train()
         micros = self._forward.cut(self._team.share(sequences))
-        idle = self._team.most(len(micros)) - len(micros) if self.policy.sharded else 0
+        idle = self._team.all_reduce_max(len(micros)) - len(micros) if self.policy.sharded else 0
         for micro in micros:
-            forward = self._forward(micro, load)
-            found = {name: torch.stack([t.loss(micro, forward) for t in terms]).sum() for name, terms in begun.items()}
+            forward = self._forward(micro, stats)
+            found = {
+                name: torch.stack([x.loss(micro, forward) for x in losses]).sum() for name, losses in begun.items()
+            }
             self._backward(found)
-            for name, loss in found.items():
-                losses[name] += loss.item()
-        self._keep_company(idle, begun, sequences)
-        losses = self._add_over_team(losses, load)
+            for name, value in found.items():
+                totals[name] += value.item()
+        self._match_other_ranks(idle, begun, sequences)
+        totals = self._add_over_team(totals, stats)
         learning_rates = {name: descent.learning_rate for name, descent in self._descents.items()}
-        norms = self._update(losses)
+        norms = self._update(totals)
         metrics = {
-            "nonfinite_steps": float(self._nonfinite.steps),
-            "train_tokens": float(sum(len(row.token_ids) for row in sequences)),
-            **load.metrics(),
-            "learner_peak_mib": _peak_mib(self.policy.device),
+            "learner/nonfinite_steps": float(self._nonfinite.steps),
+            "learner/tokens": float(sum(len(row.token_ids) for row in sequences)),
+            **stats.metrics(),
+            "learner/peak_mib": _peak_mib(self.policy.device),
         }
-        for name in losses:
+        for name in totals:
             prefix = f"{name}_" if name else ""
-            metrics[f"{prefix}loss"] = losses[name]
-            metrics[f"{prefix}grad_norm"] = norms[name]
-            metrics[f"{prefix}learning_rate"] = learning_rates[name]
-        for term in self._all_terms:
-            metrics |= term.metrics()
+            metrics[f"learner/{prefix}loss"] = totals[name]
+            metrics[f"learner/{prefix}grad_norm"] = norms[name]
+            metrics[f"learner/{prefix}learning_rate"] = learning_rates[name]
+        for loss in self._all_losses:
+            metrics |= loss.metrics()
         self.version += 1
         return metrics
 
     @property
-    def _all_terms(self) -> Iterable[Objective]:
-        return chain.from_iterable(self._terms.values())
+    def _all_losses(self) -> Iterable[Loss]:
+        return chain.from_iterable(self._losses.values())
 
     def _is_wanted(self, sequence: TrainSequence) -> bool:
-        return any(term.wants(sequence) for term in self._all_terms)
+        return any(loss.wants(sequence) for loss in self._all_losses)
 
     def _backward(self, losses: Mapping[str, Tensor]) -> None:
         """Add the gradient of each optimiser's own loss to what it has gathered; all are of one forward pass."""
         for left, (name, loss) in zip(reversed(range(len(losses))), losses.items(), strict=True):
             self._descents[name].backward(loss, keep_graph=left > 0)
 
-    def _keep_company(self, passes: int, begun: Iterable[str], sequences: Sequence[TrainSequence]) -> None:
-        """Run `passes` micro-batches only because others do: a sharded layer is whole for all at once or for none.
+    def _match_other_ranks(self, passes: int, begun: Iterable[str], sequences: Sequence[TrainSequence]) -> None:
+        """Zero-loss passes that match the other ranks' micro-batches: FSDP gathers a layer for all ranks or for none.
 
-        Each is the shortest sequence with a loss of zero, taken back through the policy as often as a real one is.
+        Each is the shortest sequence, taken back through the policy as often as a real one is.
         """
         for _ in range(passes):
             (micro,) = self._forward.cut([min(sequences, key=lambda row: len(row.token_ids))])
-            nothing = 0.0 * self._forward(micro, Load()).hidden_CH.sum()
+            nothing = 0.0 * self._forward(micro, ForwardStats()).hidden_CH.sum()
             self._backward({name: nothing for name in begun if name not in self._modules})
 
     def reference_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
@@ -136,12 +138,12 @@ class Learner:
         """Have the first process of the team write the policy's weights (`LoraPolicy.save_merged`)."""
         self.policy.save_merged(path if self._team.rank == 0 else None)
 
-    def _add_over_team(self, losses: dict[str, float], load: Load) -> dict[str, float]:
+    def _add_over_team(self, losses: dict[str, float], stats: ForwardStats) -> dict[str, float]:
         """Make gradients and sums those of the whole batch; the losses of it."""
         for descent in self._descents.values():
             descent.add_over(self._team)
-        load.add_over(self._team)
-        total = self._team.add(torch.tensor(list(losses.values()), dtype=torch.float64)).tolist()
+        stats.add_over(self._team)
+        total = self._team.all_reduce_sum(torch.tensor(list(losses.values()), dtype=torch.float64)).tolist()
         return dict(zip(losses, total, strict=True))
 
     def _update(self, losses: dict[str, float]) -> dict[str, float]:

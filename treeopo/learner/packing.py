@@ -1,6 +1,6 @@
 """Sequences as the distinct tokens they are made of: no padding, and a prefix that several share is there once.
 
-    sequences        Q A B | Q A C | Q D        (the samples of a group share their question, and often steps)
+    sequences        Q A B | Q A C | Q D        (the rollouts of a group share their question, and often steps)
     tokens_U         Q A B C D                  what embedding, projections, MLP and LoRA see
     positions_U      0 1 2 2 1
     attention        Q A B / Q A C / Q D        gathered for each sequence, computed causally, one result kept per token

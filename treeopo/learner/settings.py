@@ -29,10 +29,19 @@ BOUNDS: dict[Correction, tuple[float, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
+    """The adapter that is trained: W + (alpha / rank) B A beside frozen weights W."""
+
     rank: int = 16
+    """Inner dimension r of A and B."""
+
     alpha: float = 64
+    """The adapter is scaled by alpha / rank."""
+
     dropout: float = 0.1
+    """Share of the adapter's inputs that a training pass drops; sampling and evaluation drop none."""
+
     target_modules: str = "all-linear"
+    """The layers that get an adapter, as PEFT's target_modules takes them: all-linear, or a regular expression."""
 
     def __post_init__(self) -> None:
         require(self.rank >= 1, f"lora.rank is {self.rank}; it must be at least 1")
@@ -45,9 +54,16 @@ class OptimizerSettings:
     """AdamW; the learning rate warms up linearly, then falls to zero along a cosine over the run's steps."""
 
     learning_rate: float = 3e-5
+    """AdamW's rate after the warm-up."""
+
     weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+
     warmup_steps: int = 0
+    """Steps in which the rate rises from 0 to learning_rate."""
+
     max_grad_norm: float = 1.0
+    """A longer gradient is scaled down to this norm."""
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, f"optimizer.learning_rate is {self.learning_rate}; it must be positive")
@@ -58,33 +74,61 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, slots=True)
 class LearnerSettings:
-    """aggregation: how token terms become one loss (SPEC §6); constant divides by K constant_tokens. correction:
-    weights against staleness and engine mismatch, ratios bounded by correction_low and correction_high (None: the
-    preset's standard). clip_low, clip_high: PPO's epsilons (None: no clip on that side). max_nonfinite_steps: so many
-    in a row end the run. dtype of the frozen base weights (None: bfloat16 on GPUs, float32 on CPUs); the adapter is
-    always float32. threads: torch's on a CPU. microbatch_tokens: of a forward pass, a shared prefix counted once.
-    share_prefixes: compute it once (auto: where the model can). gradient_checkpointing: less memory, one more forward.
-    fsdp: cut the frozen base over the processes that torchrun started, for one that does not fit a single GPU.
-    deterministic: torch's algorithms that give the same bits each time, slower on GPUs; one that cannot is an error.
-    """
+    """How a batch becomes an optimiser step, and what of the machine that may take."""
 
     aggregation: Aggregation = "sum"
-    constant_tokens: int = 256  # the paper's room for a completion
+    """How the tokens' losses become a batch's: sum over tokens, mean over sequences (Tree-OPO §3.4); sequence-mean, a
+    mean over each sequence first (GRPO); token-mean over all tokens (DAPO); constant divides by K constant_tokens
+    (Dr. GRPO)."""
+
+    constant_tokens: int = 256
+    """aggregation constant: what the sum of each of the K sequences is divided by; 256 is the paper's room for a
+    completion."""
+
     correction: Correction = "token-truncate"
+    """Importance weights against staleness and the engine's rounding (docs/corrections.md)."""
+
     correction_low: float | None = None
+    """Lower bound of the correction's ratio; none: the preset's own (docs/corrections.md)."""
+
     correction_high: float | None = None
+    """Upper bound of the correction's ratio, inf for none; none: the preset's own (docs/corrections.md)."""
+
     clip_low: float | None = None
+    """PPO's lower epsilon: no gradient where the ratio has fallen below 1 - clip_low; none: no such clip."""
+
     clip_high: float | None = None
+    """PPO's upper epsilon: no gradient where the ratio has risen above 1 + clip_high; none: no such clip."""
+
     max_nonfinite_steps: int = 3
+    """Steps in a row whose loss or gradient is not finite, and which are skipped, until the run ends."""
+
     dtype: Literal["bfloat16", "float32"] | None = None
+    """Of the frozen base weights; none: bfloat16 on GPUs, float32 on CPUs. The adapter is always float32."""
+
     threads: int = 1
+    """Torch's threads on a CPU."""
+
     deterministic: bool = False
+    """Only algorithms of torch that give the same bits each time: slower on GPUs, and an error where there is none."""
+
     microbatch_tokens: int = 16384
+    """Tokens of one forward and backward pass at most, a shared prefix counted once; fewer take less memory."""
+
     share_prefixes: Literal["auto", "on", "off"] = "auto"
+    """Compute a prefix that sequences share once; auto: where the model's attention allows it."""
+
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory for about one more forward pass."""
+
     fsdp: bool = False
+    """Shard the frozen base over the processes of torchrun (FSDP2), for one that does not fit a single GPU."""
+
     lora: LoraSettings = LoraSettings()
+    """The adapter."""
+
     optimizer: OptimizerSettings = OptimizerSettings()
+    """The policy's optimiser."""
 
     def __post_init__(self) -> None:
         require(self.constant_tokens >= 1, f"learner.constant_tokens is {self.constant_tokens}; use 1 or more")
@@ -111,7 +155,7 @@ class LearnerSettings:
     @property
     def correction_bounds(self) -> tuple[float, float]:
         """(low, high) of the importance ratio: what was given, else the preset's standard."""
-        low, high = BOUNDS.get(self.correction, (0.0, float("inf")))
+        low, high = (0.0, float("inf")) if self.correction == "none" else BOUNDS[self.correction]
         return (
             low if self.correction_low is None else self.correction_low,
             high if self.correction_high is None else self.correction_high,
@@ -120,9 +164,10 @@ class LearnerSettings:
 
 @dataclass(frozen=True, slots=True)
 class DirectValueSettings:
-    """beta: how much gain in value a nat of log-ratio stands for (SPEC §9)."""
+    """Direct value optimisation (docs/methods.md, dvo)."""
 
     beta: float = 0.1
+    """The gain in value that one nat of log-ratio to the base model stands for."""
 
     def __post_init__(self) -> None:
         require(self.beta > 0, f"dvo.beta is {self.beta}; it must be positive")
@@ -135,18 +180,26 @@ _KL_RATE, _KL_CAP, _CRITIC_SIZE = 5e-4, 10.0, (2, 256)  # defaults; any other is
 
 @dataclass(frozen=True, slots=True)
 class KlSettings:
-    """beta KL to the teacher (SPEC §7): reverse is KL(policy || teacher), forward the other. estimate: sampled, from
-    the tokens' log-ratios, or full, over the vocabulary. optimizer: separate, an AdamW of its own at learning_rate on
-    beta KL alone (where beta has no say but in clipping: Adam divides by the gradient's size), or summed with the
-    policy's loss at the policy's rate. weight_cap bounds importance ratios of the sampled estimate.
-    """
+    """The divergence from a teacher as a loss (Tree-OPO App. B; docs/methods.md, tree-opo-kl)."""
 
     direction: Direction = "reverse"
+    """reverse: KL(policy || teacher); forward: KL(teacher || policy), which the paper prints and calls reverse."""
+
     estimate: Literal["sampled", "full"] = "sampled"
+    """sampled: from the log-ratio of each sampled token; full: over the vocabulary, with the teacher in the learner."""
+
     beta: float = 0.1
+    """Weight of the divergence. With optimizer separate it only decides whether the gradient is clipped, since Adam
+    divides by the gradient's size."""
+
     optimizer: Literal["separate", "summed"] = "separate"
+    """separate: an AdamW of its own at kl.learning_rate; summed: one loss with the policy's, at the policy's rate."""
+
     learning_rate: float = _KL_RATE
+    """Rate of the separate optimiser."""
+
     weight_cap: float = _KL_CAP
+    """Upper bound of the importance ratios in the sampled estimate."""
 
     def __post_init__(self) -> None:
         require(self.beta > 0, f"kl.beta is {self.beta}; it must be positive (tree-opo is tree-opo-kl without it)")
@@ -164,18 +217,28 @@ class KlSettings:
 
 @dataclass(frozen=True, slots=True)
 class CriticSettings:
-    """architecture: head, a linear map of the policy's hidden states, or decoder, a Llama of its own with `layers` of
-    `width`. discount and decay: gamma and lambda of GAE (the paper gives no lambda). warmup_steps: first steps of a
-    run in which only the critic learns (the paper's 20 warm-up epochs).
-    """
+    """The value function of method actor-critic, and GAE (Tree-OPO App. B; docs/methods.md, actor-critic)."""
 
     architecture: Literal["head", "decoder"] = "head"
+    """head: a linear map of the policy's hidden states; decoder: a Llama decoder of its own, as in the paper."""
+
     layers: int = _CRITIC_SIZE[0]
+    """Layers of the decoder; the paper does not give its size."""
+
     width: int = _CRITIC_SIZE[1]
+    """Hidden size of the decoder, a multiple of 64."""
+
     discount: float = 0.95
+    """GAE's gamma, a token."""
+
     decay: float = 0.95
+    """GAE's lambda; the paper gives none."""
+
     warmup_steps: int = 20
+    """First steps of a run in which only the critic learns; 20 epochs in the paper, steps here."""
+
     learning_rate: float = 1e-3
+    """Rate of the critic's AdamW."""
 
     def __post_init__(self) -> None:
         require(self.layers >= 1, f"critic.layers is {self.layers}; it must be at least 1")

@@ -20,7 +20,7 @@ from treeopo.records import FloatArray, IntArray, TrainSequence
 _ROW = "row"
 
 
-class Teacher:
+class TeacherModel:
     """A frozen causal language model, in the dtype and on the device of the policy's base."""
 
     def __init__(self, name: str, settings: LearnerSettings, trust_remote_code: bool = False) -> None:
@@ -68,9 +68,9 @@ def _row(index: int, token_ids: IntArray, prefix_length: int) -> TrainSequence:
 
 
 class TeacherThread:
-    """`ScoreTokens` by a `Teacher` in a thread of its own, beside the learner's."""
+    """`ScoreTokens` by a `TeacherModel` in a thread of its own, beside the learner's."""
 
-    def __init__(self, thread: ThreadPoolExecutor, teacher: Teacher) -> None:
+    def __init__(self, thread: ThreadPoolExecutor, teacher: TeacherModel) -> None:
         self._thread = thread
         self._teacher = teacher
 
@@ -78,7 +78,7 @@ class TeacherThread:
     async def start(cls, name: str, settings: LearnerSettings, trust_remote_code: bool = False) -> "TeacherThread":
         """Load the teacher `name`. Raises `ModelError` if it cannot be loaded."""
         thread = ThreadPoolExecutor(1, "teacher", initializer=torch.set_num_threads, initargs=(settings.threads,))
-        load = partial(Teacher, name, settings, trust_remote_code)
+        load = partial(TeacherModel, name, settings, trust_remote_code)
         return cls(thread, await asyncio.get_running_loop().run_in_executor(thread, load))
 
     async def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:

@@ -5,60 +5,21 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, assert_never
 
 import torch
 
 from treeopo.learner.checkpoints import Checkpoints
 from treeopo.learner.distributed import Team
 from treeopo.learner.learner import Learner
-from treeopo.learner.objectives import Terms
-from treeopo.learner.policy import LoraPolicy
-from treeopo.learner.settings import LearnerSettings
-from treeopo.records import Carrier, FloatArray, TrainBatch, TrainSequence
+from treeopo.learner.spec import LearnerSpec
+from treeopo.records import FloatArray, TrainBatch, TrainSequence, WeightFormat
 
 A = TypeVar("A")
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def load_learner(
-    model: str,
-    settings: LearnerSettings,
-    objectives: Callable[[LoraPolicy], Terms],
-    checkpoint: Path | None,
-    *,
-    steps: int,
-    temperature: float,
-    seed: int,
-    trust_remote_code: bool = False,
-    team: Team | None = None,
-) -> Learner:
-    """The student with a fresh adapter, or with the state of `checkpoint`.
-
-    Raises:
-        ModelError: the model cannot be loaded or adapted.
-    """
-    device = (team or Team()).device
-    dtype = getattr(torch, settings.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
-    adapter = checkpoint / "adapter" if checkpoint else None
-    _make_deterministic(settings.deterministic)
-    torch.manual_seed(seed)
-    policy = LoraPolicy.load(
-        model,
-        settings.lora,
-        dtype=dtype,
-        device=device,
-        adapter=adapter,
-        trust_remote_code=trust_remote_code,
-        sharded=settings.fsdp,
-    )
-    learner = Learner(policy, objectives(policy), settings, steps=steps, temperature=temperature, team=team)
-    if checkpoint:
-        learner.load_state(checkpoint)
-    return learner
 
 
 class LearnerThread:
@@ -73,41 +34,22 @@ class LearnerThread:
         self._checkpoints = checkpoints
 
     @classmethod
-    async def start(
-        cls,
-        model: str,
-        settings: LearnerSettings,
-        objectives: Callable[[LoraPolicy], Terms],
-        checkpoints: Checkpoints,
-        *,
-        steps: int,
-        temperature: float,
-        seed: int,
-        trust_remote_code: bool = False,
-        team: Team | None = None,
-    ) -> "LearnerThread":
-        """Load the student with a fresh adapter, or with the state of the newest checkpoint.
+    async def start(cls, spec: LearnerSpec, checkpoints: Checkpoints, team: Team | None = None) -> "LearnerThread":
+        """Load the student as `spec` says, from the newest checkpoint if there is one.
 
-        The other ranks of a `team` are told of each step and dismissed by `close`.
+        The other ranks of a `team` (`treeopo.learner.follower`) load the same, are told of each step and dismissed by
+        `close`.
 
         Raises:
             ModelError: the model cannot be loaded or adapted.
         """
-        load = partial(
-            load_learner,
-            model,
-            settings,
-            objectives,
-            checkpoints.latest(),
-            steps=steps,
-            temperature=temperature,
-            seed=seed,
-            trust_remote_code=trust_remote_code,
-            team=team,
-        )
+        team = team or Team()
+        spec = replace(spec, checkpoint=checkpoints.latest())
+        team.send(spec)
         # torch keeps its thread count per calling thread, so it is set in the one that computes.
-        thread = ThreadPoolExecutor(1, "learner", initializer=torch.set_num_threads, initargs=(settings.threads,))
-        return cls(thread, await asyncio.get_running_loop().run_in_executor(thread, load), checkpoints, team)
+        threads = spec.settings.threads
+        thread = ThreadPoolExecutor(1, "learner", initializer=torch.set_num_threads, initargs=(threads,))
+        return cls(thread, await asyncio.get_running_loop().run_in_executor(thread, spec.load, team), checkpoints, team)
 
     @property
     def version(self) -> int:
@@ -122,12 +64,15 @@ class LearnerThread:
     async def policy_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
         return await self._call(self._run_model, Learner.policy_logprobs, sequences)
 
-    async def save_policy(self, carrier: Carrier, path: Path) -> None:
+    async def save_policy(self, weight_format: WeightFormat, path: Path) -> None:
         """Write the policy in the form in which it travels: a safetensors file, or an adapter directory."""
-        if carrier is Carrier.MERGED:
-            await self._call(self._run_model, Learner.save_merged, path)
-        else:
-            await self.save_adapter(path)
+        match weight_format:
+            case WeightFormat.MERGED:
+                await self._call(self._run_model, Learner.save_merged, path)
+            case WeightFormat.ADAPTER:
+                await self.save_adapter(path)
+            case _:
+                assert_never(weight_format)
 
     async def save_adapter(self, directory: Path) -> None:
         await self._call(self._learner.policy.save_adapter, directory)
@@ -165,11 +110,3 @@ class LearnerThread:
     async def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         assert not kwargs
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
-
-
-def _make_deterministic(wanted: bool) -> None:
-    """Of the whole process: torch has one switch. cuBLAS reads its workspace size when it is first used."""
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(wanted)

@@ -36,7 +36,7 @@ class Suspect(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Mismatch:
+class BehaviourComparison:
     """How far apart the log-probabilities of `tokens` sampled tokens are.
 
     kl: k3 estimate of KL(engine || learner), nats a token (Schulman 2020). largest: of |difference|. mass: mean ratio
@@ -62,15 +62,15 @@ class Mismatch:
         )
 
     def metrics(self) -> dict[str, float]:
-        return {"behaviour_kl": self.kl, "behaviour_difference_max": self.largest, "behaviour_mass": self.mass}
+        return {"behaviour/kl": self.kl, "behaviour/difference_max": self.largest, "behaviour/mass": self.mass}
 
 
-def compare(engine_C: FloatArray, learner_C: FloatArray) -> Mismatch:
+def compare_behaviour(engine_C: FloatArray, learner_C: FloatArray) -> BehaviourComparison:
     """Log-probabilities (C,) of the same tokens, sampled by the engine, from both sides; C >= 1."""
     engine, learner = engine_C.astype(np.float64), learner_C.astype(np.float64)
     log_ratio = np.clip(learner - engine, -50, 50)
     ratio = np.exp(log_ratio)
-    return Mismatch(
+    return BehaviourComparison(
         kl=float(np.mean(ratio - 1 - log_ratio)),
         largest=float(np.abs(log_ratio).max()),
         mass=float(ratio.mean()),

@@ -1,4 +1,4 @@
-"""How busy the engine is, and if it is not, why: the side of the pipeline that waits must be named, not guessed."""
+"""Engine occupancy, and where slots are free the reason: evaluation, end of run, publication or the staleness bound."""
 
 import asyncio
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ class EngineMeter:
         self._why = next((each for each in Idle if self._active[each]), Idle.STARVED)
 
     def change(self, requests: int) -> None:
-        """So many more requests are in flight from now on."""
+        """Add to the requests in flight."""
         self._settle()
         self.in_flight += requests
         self._timeline.count("requests in flight", self.in_flight)
@@ -69,18 +69,18 @@ class EngineMeter:
         self._tokens += tokens
 
     def take(self) -> dict[str, float]:
-        """What happened since the last call, and start anew.
+        """Figures since the last call; starts anew.
 
-        engine_seconds_REASON: seconds with a free slot, by reason. engine_occupancy: mean share of the slots in use.
-        rollout_tokens_per_second: completion tokens of the requests that ended, per second of the whole time.
+        seconds_REASON: seconds with a free slot, by reason. occupancy: mean share of the slots in use.
+        tokens_per_second: completion tokens of the requests that ended, per second of the whole time.
         """
         if not self._slots:
             return {}
         self._settle()
         seconds = self._settled - self._since
-        taken = {f"engine_seconds_{reason}": idle for reason, idle in self._idle_seconds.items()}
-        taken["engine_occupancy"] = self._busy_slot_seconds / (seconds * self._slots) if seconds else 0.0
-        taken["rollout_tokens_per_second"] = self._tokens / seconds if seconds else 0.0
+        taken = {f"engine/seconds_{reason}": idle for reason, idle in self._idle_seconds.items()}
+        taken["engine/occupancy"] = self._busy_slot_seconds / (seconds * self._slots) if seconds else 0.0
+        taken["engine/tokens_per_second"] = self._tokens / seconds if seconds else 0.0
         self._since = self._settled
         self._idle_seconds = dict.fromkeys(Idle, 0.0)
         self._busy_slot_seconds = 0.0

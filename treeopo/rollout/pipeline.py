@@ -13,7 +13,7 @@ published.
     a batch     nothing; it starts as a whole                      version b - eta being published
     generate    a slot of the engine                               an earlier request's end
     grade       its own completion                                 the engine
-    advantages  every sample of the batch                          the slowest of them
+    advantages  every rollout of the batch                         the slowest of them
     learn       batch v, whose requests are the engine's oldest    advantages of batch v
     publish     the step                                           learn
     on_step     version v + 1 serving; what may start has started  publish (a checkpoint delays no rollout)
@@ -22,7 +22,7 @@ The engine has free slots only while the started batches do not fill it: the bou
 is the slower side), or the run ends. `EngineMeter` says for how long, and which.
 
 A token of batch b is sampled at version b - eta or later and learned from at version b: staleness <= eta by
-construction, queue time included. No sample is dropped, whatever its length. At most eta + 1 batches are in memory.
+construction, queue time included. No rollout is dropped, whatever its length. At most eta + 1 batches are in memory.
 eta = 0 is the synchronous trainer.
 """
 
@@ -121,15 +121,15 @@ class Pipeline:
             metrics |= await self._stages.learn(batch)
         with span(f"publish {number + 1}", version=number + 1) as publishing, self._meter.because(Idle.PUBLISHING):
             await self._stages.publish(number + 1)
-        metrics["seconds_waiting"] = waiting.seconds
-        metrics["seconds_learning"] = learning.seconds
-        metrics["seconds_publishing"] = publishing.seconds
+        metrics["pipeline/seconds_waiting"] = waiting.seconds
+        metrics["pipeline/seconds_learning"] = learning.seconds
+        metrics["pipeline/seconds_publishing"] = publishing.seconds
         return metrics
 
     async def _batch(self, number: int) -> _Rollout:
         with self._timeline.span(self._track(number), f"batch {number}", batch=number) as making:
             batch = await self._stages.make_batch(number)
-        return batch, {**batch.metrics, "seconds_rollout": making.seconds}, making.began + making.seconds
+        return batch, {**batch.metrics, "pipeline/seconds_batch": making.seconds}, making.began + making.seconds
 
     def _track(self, number: int) -> str:
         """Batches b and b + eta + 1 are never in memory together, so they share a track."""
@@ -138,5 +138,5 @@ class Pipeline:
 
 def _rates(metrics: Metrics, seconds: float) -> Metrics:
     """The whole step, from the one before it, and the learner's speed over it."""
-    tokens = metrics.get("train_tokens", 0.0)
-    return {"seconds_step": seconds, "train_tokens_per_second": tokens / seconds if seconds else 0.0}
+    tokens = metrics.get("learner/tokens", 0.0)
+    return {"pipeline/seconds_step": seconds, "learner/tokens_per_second": tokens / seconds if seconds else 0.0}

@@ -1,6 +1,6 @@
-"""Batches from the teacher's own words: groups of prefixes whose completions are replayed from the store (SPEC §6).
+"""Batches of replayed completions: prefixes of the store, completed by what the teacher said there (Tree-OPO §3.1).
 
-    prefix p ─▶ one of its children, as often as the teacher said it ─▶ what the teacher said next, in one go
+    prefix p ─▶ one of its children, drawn as often as the teacher sampled it ─▶ the rest, sampled in one piece
 
 The search chose most paths by UCT, so not every stored way from p to an answer is a sample of the teacher. What is: a
 step tried at p and the rest that was then sampled in one piece (the nodes of action SOLUTION). Its log-probabilities
@@ -18,8 +18,8 @@ from treeopo_storage.schema import Action, ProblemTree
 from treeopo_storage.streaming import problem_blocks
 
 from treeopo.errors import RunError
-from treeopo.records import Completion, Draw, DrawnGroup, FinishReason, Group, Sample, TrainBatch
-from treeopo.rollout.sampler import GroupSampler, Start
+from treeopo.records import Completion, FinishReason, Prompt, PromptGroup, Rollout, RolloutGroup, TrainBatch
+from treeopo.rollout.sampling.base import GroupSampler
 from treeopo.rollout.settings import RolloutSettings
 from treeopo.seeds import derive_seed
 
@@ -29,7 +29,7 @@ class Continuations:
     """The teacher's own continuations of the prefixes of a store, P nodes; each is known by its first step.
 
     last_P: the terminal node that the continuation through each node ends in, -1 where there is none to replay.
-    times_P: how often the teacher is expected to have said its first step. tries_P: how often it was asked at a node.
+    times_P: how often the teacher is expected to have sampled its first step. tries_P: how often it was asked there.
     unknown: continuations left out because a teacher log-probability is missing; too_long: because of their length.
     """
 
@@ -82,8 +82,8 @@ def _check_steps_are_samples(store: TreeStore) -> None:
     search = store.meta.search.get("search")
     settings = search if isinstance(search, dict) else {}
     merge, actions = settings.get("merge", "tokens"), settings.get("actions", [])
-    if merge == "text":
-        asked = "search.merge text, whose steps stand for other wordings too"
+    if merge != "tokens":
+        asked = f"search.merge {merge}, whose steps stand for other wordings too"
     elif not set(actions) <= {"step", "solution"}:
         asked = f"search.actions {', '.join(actions)}, not all of them asked for under the plain prompt"
     else:
@@ -94,30 +94,30 @@ def _check_steps_are_samples(store: TreeStore) -> None:
 
 
 def expected_times(probability: npt.NDArray[np.float64], tries: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """How often a step of this probability was said in `tries` independent tries, given that it was said at all.
+    """How often a step of this probability was sampled in `tries` independent tries, given that it was at all.
 
     E[times | times > 0] = n p / (1 - (1 - p)^n). A store keeps each step once; drawing in proportion to this, with the
-    weight `sum / n` of `Replay`, gives sums over kept steps the expectation of a mean over all tries.
+    weight `sum / n` of `ReplayBatches`, gives sums over kept steps the expectation of a mean over all tries.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         times = tries * probability / -np.expm1(tries * np.log1p(-np.minimum(probability, 1.0)))
     return np.where(probability > 1e-12, times, 1.0)
 
 
-class Replay:
+class ReplayBatches:
     """Batch b is groups [b G, (b + 1) G) of prefixes that can be replayed; a function of (seed, b, store) alone.
 
-    A prefix whose kept steps were said more or less often than it was asked weighs accordingly: that, and the weights
-    pi_theta / pi_T of the whole continuation, make the gradient that of completions sampled from the student.
+    A prefix whose kept steps were sampled more or less often than it was asked weighs accordingly: that, and the
+    weights pi_theta / pi_T of the whole continuation, make the gradient that of completions sampled from the student.
     """
 
     def __init__(
         self,
         store: TreeStore,
-        assemble: Callable[[int, Sequence[Group]], Awaitable[TrainBatch]],
+        assemble: Callable[[int, Sequence[RolloutGroup]], Awaitable[TrainBatch]],
         settings: RolloutSettings,
         seed: int,
-        start: Start,
+        start: str,
     ) -> None:
         self.found = find_continuations(store, settings.max_sequence_tokens)
         structure = store.structure()
@@ -135,12 +135,13 @@ class Replay:
     async def batch(self, number: int) -> TrainBatch:
         drawn = [self.sampler.draw(number * self._size + index) for index in range(self._size)]
         replayed = [
-            [self.replay(group, draw, number, index) for index, draw in enumerate(group.draws)] for group in drawn
+            [self.replay(group, prompt, number, index) for index, prompt in enumerate(group.prompts)] for group in drawn
         ]
         groups = [
-            Group(group, tuple(sample for sample, _ in samples)) for group, samples in zip(drawn, replayed, strict=True)
+            RolloutGroup(group, tuple(rollout for rollout, _ in rollouts))
+            for group, rollouts in zip(drawn, replayed, strict=True)
         ]
-        weights = [weight for samples in replayed for _, weight in samples]
+        weights = [weight for rollouts in replayed for _, weight in rollouts]
         batch = await self._assemble(number, groups)
         sequences = tuple(
             replace(row, advantages=row.advantages * np.float32(weight))
@@ -148,19 +149,19 @@ class Replay:
         )
         return replace(batch, sequences=sequences)
 
-    def replay(self, group: DrawnGroup, draw: Draw, version: int, index: int) -> tuple[Sample, float]:
-        """One of the teacher's continuations of a prefix, and the weight of the prefix: expected sayings per try."""
+    def replay(self, group: PromptGroup, prompt: Prompt, version: int, index: int) -> tuple[Rollout, float]:
+        """One of the teacher's continuations of a prefix, and the weight of the prefix: expected samples per try."""
         tree, first = self._store.problem(group.problem), int(self._first_node[group.problem])
-        children = np.flatnonzero(tree.parent == draw.node)
+        children = np.flatnonzero(tree.parent == prompt.node)
         children = children[self.found.last_P[first + children] >= 0]
         times = self.found.times_P[first + children]
         random = Generator(Philox(key=derive_seed(self._seed, group.number, index)))
         child = int(random.choice(children, p=times / times.sum()))
-        weight = float(times.sum() / self.found.tries_P[first + draw.node])
-        return _sample(tree, draw, child, int(self.found.last_P[first + child]) - first, version), weight
+        weight = float(times.sum() / self.found.tries_P[first + prompt.node])
+        return _rollout(tree, prompt, child, int(self.found.last_P[first + child]) - first, version), weight
 
 
-def _sample(tree: ProblemTree, draw: Draw, child: int, last: int, version: int) -> Sample:
+def _rollout(tree: ProblemTree, prompt: Prompt, child: int, last: int, version: int) -> Rollout:
     path = tree.path(last)
     steps = path[path.index(child) :]
     spans = [slice(tree.token_offsets[step], tree.token_offsets[step + 1]) for step in steps]
@@ -172,7 +173,7 @@ def _sample(tree: ProblemTree, draw: Draw, child: int, last: int, version: int) 
         text="".join(tree.texts[step] for step in steps),
         finish_reason=FinishReason.STOP,
     )
-    return Sample(draw, completion, float(tree.reward[last]), served_version=version)
+    return Rollout(prompt, completion, float(tree.reward[last]), served_version=version)
 
 
 def _tries(store: TreeStore, parent_P: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -4,16 +4,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from treeopo.ports import Generate
-from treeopo.records import Completion, Draw, DrawnGroup, FinishReason, Group, Request, Sample, TrainBatch
+from treeopo.records import Completion, Prompt, PromptGroup, Request, Rollout, RolloutGroup, TrainBatch
 from treeopo.rollout.meter import EngineMeter, Metered
-from treeopo.rollout.sampler import GroupSampler
+from treeopo.rollout.sampling.base import GroupSampler
 from treeopo.rollout.settings import RolloutSettings
 from treeopo.rollout.staleness import staleness_metrics
 from treeopo.seeds import derive_seed
 from treeopo.tasks import gather_or_cancel
 
 
-class Rollouts:
+class RolloutBatches:
     """Batch b is groups [b G, (b + 1) G); what it asks the engine depends on (seed, b, store) alone.
 
     A completion that ran out of tokens is wrong, whatever it says, and is not graded. `meter` counts the requests and
@@ -24,8 +24,8 @@ class Rollouts:
         self,
         sampler: GroupSampler,
         generate: Generate,
-        grade: Callable[[DrawnGroup, Completion], Awaitable[float]],
-        assemble: Callable[[int, Sequence[Group]], Awaitable[TrainBatch]],
+        grade: Callable[[PromptGroup, Completion], Awaitable[float]],
+        assemble: Callable[[int, Sequence[RolloutGroup]], Awaitable[TrainBatch]],
         settings: RolloutSettings,
         seed: int,
         meter: EngineMeter,
@@ -49,18 +49,20 @@ class Rollouts:
         size = self._settings.groups_per_batch
         groups = await gather_or_cancel(self._group(number * size + index) for index in range(size))
         batch = await self._assemble(number, groups)
-        samples = [sample for group in groups for sample in group.samples]
-        return replace(batch, metrics=batch.metrics | staleness_metrics(number, samples, self._settings.max_staleness))
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
+        return replace(batch, metrics=batch.metrics | staleness_metrics(number, rollouts, self._settings.max_staleness))
 
-    async def _group(self, number: int) -> Group:
+    async def _group(self, number: int) -> RolloutGroup:
         drawn = self._sampler.draw(number)
-        samples = await gather_or_cancel(self._sample(drawn, index, draw) for index, draw in enumerate(drawn.draws))
-        return Group(drawn, tuple(samples))
+        rollouts = await gather_or_cancel(
+            self._rollout(drawn, index, prompt) for index, prompt in enumerate(drawn.prompts)
+        )
+        return RolloutGroup(drawn, tuple(rollouts))
 
-    async def _sample(self, drawn: DrawnGroup, index: int, draw: Draw) -> Sample:
+    async def _rollout(self, drawn: PromptGroup, index: int, prompt: Prompt) -> Rollout:
         request = Request(
-            token_ids=draw.token_ids,
-            max_tokens=self._settings.max_sequence_tokens - len(draw.token_ids),
+            token_ids=prompt.token_ids,
+            max_tokens=self._settings.max_sequence_tokens - len(prompt.token_ids),
             seed=derive_seed(self._seed, drawn.number, index),
             temperature=self._settings.temperature,
             stop=self._stop,
@@ -68,5 +70,5 @@ class Rollouts:
         completion = await self._generate.generate(request)
         # An engine may serve a version just before its publish returns.
         served = max(self._meter.version, int(completion.versions[-1]))
-        cut = completion.finish_reason is FinishReason.LENGTH
-        return Sample(draw, completion, 0.0 if cut else await self._grade(drawn, completion), served)
+        is_cut = completion.finish_reason.is_cut
+        return Rollout(prompt, completion, 0.0 if is_cut else await self._grade(drawn, completion), served)

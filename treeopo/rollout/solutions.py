@@ -36,7 +36,7 @@ class SolvedTraces(Sequence[Solution]):
         return Solution(closed[:prompt], closed[prompt:])
 
 
-class Solutions:
+class SolutionBatches:
     """Batch b of supervised training, every solution once an epoch; all tokens of a batch weigh the same."""
 
     def __init__(self, solutions: Sequence[Solution], settings: RolloutSettings, seed: int) -> None:
@@ -46,7 +46,8 @@ class Solutions:
     async def batch(self, number: int) -> TrainBatch:
         rows = [self._solutions[index] for index in self._epochs.batch(number)]
         tokens = sum(len(row.solution_ids) for row in rows)
-        return TrainBatch(number, tuple(_sequence(row, number) for row in rows), {"solution_tokens": float(tokens)})
+        metrics = {"learner/solution_tokens": float(tokens)}
+        return TrainBatch(number, tuple(_sequence(row, number) for row in rows), metrics)
 
 
 def _sequence(row: Solution, number: int) -> TrainSequence:

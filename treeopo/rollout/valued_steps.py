@@ -1,4 +1,4 @@
-"""Batches of stored traces whose steps carry what the search thinks they gained (SPEC §9, method `dvo`)."""
+"""Batches of stored traces whose steps carry their gain in search value V(s') - V(s): the data of method `dvo`."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from treeopo_storage.schema import ProblemTree
 
-from treeopo.records import Column, FloatArray, TrainBatch, TrainSequence
+from treeopo.records import FloatArray, TokenColumn, TrainBatch, TrainSequence
 from treeopo.rollout.epochs import Epochs
 from treeopo.rollout.settings import RolloutSettings
 from treeopo.rollout.traces import Traces
@@ -15,9 +15,9 @@ from treeopo.rollout.traces import Traces
 Reference = Callable[[Sequence[TrainSequence]], Awaitable[list[FloatArray]]]
 
 
-class ValuedSteps:
-    """Batch b of traces, every trace once an epoch. `reference` is asked once for each trace; the answers are kept:
-    4 bytes a token.
+class ValuedStepBatches:
+    """Batch b of traces, every trace once an epoch. `reference` gives log-probabilities under the base model; it is
+    called once for each trace and the results are kept, 4 bytes a token.
     """
 
     def __init__(self, traces: Traces, reference: Reference, settings: RolloutSettings, seed: int) -> None:
@@ -32,12 +32,14 @@ class ValuedSteps:
         missing = [index for index in rows if index not in self._known]
         found = await self._reference([rows[index] for index in missing]) if missing else []
         self._known.update(zip(missing, found, strict=True))
-        gains = np.concatenate([row.extras[Column.GAIN][row.extras[Column.STEP_START] == 1] for row in rows.values()])
+        gains = np.concatenate(
+            [row.extras[TokenColumn.GAIN][row.extras[TokenColumn.STEP_START] == 1] for row in rows.values()]
+        )
         whole = {
-            index: replace(row, extras={**row.extras, Column.REFERENCE: self._known[index]})
+            index: replace(row, extras={**row.extras, TokenColumn.REFERENCE: self._known[index]})
             for index, row in rows.items()
         }
-        metrics = {"gain_mean": float(gains.mean()), "gain_std": float(gains.std())}
+        metrics = {"advantage/gain_mean": float(gains.mean()), "advantage/gain_std": float(gains.std())}
         return TrainBatch(number, tuple(whole[index] for index in indices), metrics)
 
 
@@ -60,5 +62,5 @@ def valued_sequence(tree: ProblemTree, path: Sequence[int], number: int) -> Trai
         advantages=np.ones(len(starts), np.float32),
         behaviour_logprobs=np.zeros(len(starts), np.float32),
         versions=np.full(len(starts), number, np.int32),
-        extras={Column.STEP_START: starts, Column.GAIN: np.repeat(gains, lengths)},
+        extras={TokenColumn.STEP_START: starts, TokenColumn.GAIN: np.repeat(gains, lengths)},
     )

@@ -1,4 +1,4 @@
-"""Counts over a whole run, with exponential forgetting (SPEC §3, scope `history`)."""
+"""Counts over a whole run, with exponential forgetting: what the advantages of scope `history` are read from."""
 
 from collections.abc import Mapping
 from typing import Any, Self

@@ -1,4 +1,4 @@
-"""Success and total of every subtree (SPEC §3)."""
+"""Success and total of every subtree: what the baselines of Tree-OPO (arXiv 2509.09284) §3.3 are made of."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""What makes an array of parents a tree (SPEC §2): parents first, `NO_PARENT` at a root."""
+"""What makes an array of parents a tree: parents first, `NO_PARENT` at a root."""
 
 from typing import Any
 

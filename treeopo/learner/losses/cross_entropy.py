@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from treeopo.learner.losses import Forward
 from treeopo.learner.microbatch import MicroBatch
-from treeopo.learner.objectives import Forward
 from treeopo.records import TrainBatch, TrainSequence
 
 

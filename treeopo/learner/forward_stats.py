@@ -1,6 +1,6 @@
-"""What a step ran through the model: how much of it was padding, and how much sharing prefixes saved."""
+"""Statistics of a step's forward passes: padding, tokens saved by sharing prefixes, entropy."""
 
-from typing import Literal
+from typing import Literal, assert_never
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from treeopo.learner.packing import Packing
 from treeopo.learner.policy import LoraPolicy
 
 
-class Load:
+class ForwardStats:
     """Sums over the micro-batches of a step."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Load:
     def add_over(self, team: Team) -> None:
         """Make the sums those of every rank."""
         sums = [self._tokens, self._run, self._distinct, self._entropy, self._completion_tokens]
-        total = team.add(torch.tensor(sums, dtype=torch.float64)).tolist()
+        total = team.all_reduce_sum(torch.tensor(sums, dtype=torch.float64)).tolist()
         self._tokens, self._run, self._distinct, self._entropy, self._completion_tokens = total
 
     def metrics(self) -> dict[str, float]:
@@ -39,9 +39,9 @@ class Load:
         if not self._run:
             return {}
         return {
-            "padding_share": max(0.0, 1 - self._tokens / self._run),
-            "shared_share": 1 - self._distinct / self._tokens,
-            "entropy": self._entropy / self._completion_tokens,
+            "learner/padding_share": max(0.0, 1 - self._tokens / self._run),
+            "learner/shared_share": 1 - self._distinct / self._tokens,
+            "learner/entropy": self._entropy / self._completion_tokens,
         }
 
 
@@ -51,9 +51,17 @@ def shares(setting: Literal["auto", "on", "off"], policy: LoraPolicy) -> bool:
     Raises:
         ConfigError: they are to be, but this model's attention is not plain causal attention.
     """
-    if setting == "on" and not policy.packs:
-        raise ConfigError(
-            "learner.share_prefixes is on, but this model has attention that cannot be packed (windows, recurrences or "
-            "an implementation of its own); use auto or off"
-        )
-    return setting != "off" and policy.packs
+    match setting:
+        case "auto":
+            return policy.packs
+        case "on":
+            if not policy.packs:
+                raise ConfigError(
+                    "learner.share_prefixes is on, but this model has attention that cannot be packed (windows, "
+                    "recurrences or an implementation of its own); use auto or off"
+                )
+            return True
+        case "off":
+            return False
+        case _:
+            assert_never(setting)

@@ -1,4 +1,4 @@
-"""The terms a loss is made of, one small file each; the learner knows nothing of them but this protocol."""
+"""The losses, one small file each. The learner knows them by the protocol `Loss` alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from treeopo.records import TrainBatch, TrainSequence
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """What the policy says of a micro-batch's C completion tokens.
+    """The policy's forward pass over the C completion tokens of a micro-batch.
 
     logprobs_C carries gradient and is under dropout; current_C is the same without either, the distribution that the
-    engine samples from. hidden_CH, through `head`, gives whole-vocabulary logits to the terms that need them.
+    engine samples from. hidden_CH, through `head`, gives whole-vocabulary logits to the losses that need them.
     """
 
     logprobs_C: Tensor
@@ -25,39 +25,39 @@ class Forward:
     head: nn.Module
 
 
-class Objective(Protocol):
-    """One term of a loss, asked about each step's whole batch first and then about its micro-batches."""
+class Loss(Protocol):
+    """One summand of the training loss. A step calls `begin` with its whole batch, then `loss` for each micro-batch."""
 
     def begin(self, batch: TrainBatch) -> bool:
-        """Whether this step is for it; sees the whole batch, so that its micro-batches' losses add up to its loss."""
+        """Prepare: take the totals that micro-batches are divided by from the whole batch. False skips this step."""
         ...
 
     def wants(self, sequence: TrainSequence) -> bool:
-        """Whether it has anything to learn from `sequence`; what no term wants is not run through the model."""
+        """Whether `sequence` has a gradient under this loss; one that no loss wants is not run through the model."""
         ...
 
     def loss(self, micro: MicroBatch, forward: Forward) -> Tensor:
-        """Its share of the batch's loss, in a step that is for it."""
+        """The share of the batch's loss that this micro-batch adds."""
         ...
 
     def metrics(self) -> Mapping[str, float]:
-        """Of the batch begun last; read once, after its last micro-batch."""
+        """Figures of the batch begun last; read once, after its last micro-batch."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Separate:
-    """A term with an optimiser of its own, stepped on that term alone after the policy's.
+class SeparateLoss:
+    """A loss with an optimiser of its own, stepped after the policy's on the gradient of this loss alone.
 
     `parameters` may be the adapter's too. `module`: weights that are not the policy's, kept in the checkpoint.
     """
 
     name: str
-    objective: Objective
+    loss: Loss
     optimizer: OptimizerSettings
     parameters: Sequence[nn.Parameter]
     module: nn.Module | None = None
 
 
-Terms = Sequence[Objective | Separate]
-"""A method's loss: terms without an optimiser of their own are summed and stepped at the policy's rate."""
+Losses = Sequence[Loss | SeparateLoss]
+"""A method's losses: those without an optimiser of their own are summed and stepped at the policy's rate."""

@@ -5,10 +5,18 @@ from collections.abc import Mapping, Sequence
 
 from treeopo.evaluation.periodic import read_best
 from treeopo.methods import find_method
-from treeopo.metrics import read_metrics
-from treeopo.run_directory import RunDirectory
+from treeopo.run.directory import RunDirectory
+from treeopo.trackers.jsonl import read_metrics
 
-_FIGURES = ("reward", "loss", "grad_norm", "constraint_satisfaction", "advantage_variance", "ess_share", "value_error")
+_FIGURES = (
+    "rollout/reward",
+    "learner/loss",
+    "learner/grad_norm",
+    "advantage/constraint_satisfaction",
+    "advantage/variance",
+    "learner/ess_share",
+    "learner/value_error",
+)
 _LOADING = {
     "peft": """from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer

@@ -2,6 +2,7 @@
 
 RUN/config.json            the resolved settings, and the versions and the machine they ran on
 RUN/metrics.jsonl          one line a step;  RUN/tensorboard/ the same
+RUN/trackers.json          the ids under which chosen trackers know the run
 RUN/evaluations.jsonl      one line an evaluation beside training
 RUN/best/                  the adapter that did best in them, with its figures
 RUN/timeline.json          what learner, batches and engine did when, for https://ui.perfetto.dev

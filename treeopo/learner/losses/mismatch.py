@@ -1,23 +1,23 @@
-"""How far the policy that learns is from the one that sampled, and what the correction made of it."""
+"""Statistics of the importance ratios: KL to the behaviour policy, effective sample size, share of bounded weights."""
 
 import torch
 from torch import Tensor
 
-from treeopo.learner.objectives.corrections import LOG_LIMIT, Weights
+from treeopo.learner.losses.corrections import LOG_LIMIT, ImportanceWeights
 
 
-class Mismatch:
+class MismatchStats:
     """Sums over the completion tokens of a batch, micro-batch by micro-batch; they stay on the device until read."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._furthest = torch.zeros(())
 
-    def add(self, log_ratio_C: Tensor, length_C: Tensor, weights: Weights, clipped_C: Tensor) -> None:
+    def add(self, log_ratio_C: Tensor, length_C: Tensor, weights: ImportanceWeights, clipped_C: Tensor) -> None:
         """log_ratio_C = log pi_current - log pi_behaviour; length_C is of the sequence each token belongs to."""
         ratio_C = log_ratio_C.clamp(-LOG_LIMIT, LOG_LIMIT).exp()
         of_sequence_C = weights.judged_C / length_C  # a sequence's ratio stands at each of its tokens
-        terms = {
+        columns = {
             "tokens": torch.ones_like(ratio_C),
             "k1": -log_ratio_C,
             "k3": ratio_C - 1 - log_ratio_C,
@@ -30,8 +30,8 @@ class Mismatch:
             "limited": weights.limited_C,
             "clipped": clipped_C,
         }
-        for name, term_C in terms.items():
-            self._sums[name] = self._sums.get(name, 0) + term_C.sum(dtype=torch.float64)
+        for name, column_C in columns.items():
+            self._sums[name] = self._sums.get(name, 0) + column_C.sum(dtype=torch.float64)
         self._furthest = torch.maximum(self._furthest.to(log_ratio_C), log_ratio_C.abs().max())
 
     def metrics(self, *, by_sequence: bool) -> dict[str, float]:
@@ -48,16 +48,16 @@ class Mismatch:
             return {}
         tokens = sums["tokens"]
         metrics = {
-            "mismatch_kl": sums["k3"] / tokens,
-            "mismatch_kl_k1": sums["k1"] / tokens,
-            "log_ratio_max": self._furthest.item(),
-            "ess_share": sums["ratio"] ** 2 / (tokens * sums["ratio_square"]),
-            "weight_mean": sums["weight"] / tokens,
-            "limited_share": sums["limited"] / tokens,
-            "clip_share": sums["clipped"] / tokens,
+            "learner/mismatch_kl": sums["k3"] / tokens,
+            "learner/mismatch_kl_k1": sums["k1"] / tokens,
+            "learner/log_ratio_max": self._furthest.item(),
+            "learner/ess_share": sums["ratio"] ** 2 / (tokens * sums["ratio_square"]),
+            "learner/weight_mean": sums["weight"] / tokens,
+            "learner/limited_share": sums["limited"] / tokens,
+            "learner/clip_share": sums["clipped"] / tokens,
         }
         if by_sequence:
-            metrics["ess_share_sequences"] = sums["sequence_ratio"] ** 2 / (
+            metrics["learner/ess_share_sequences"] = sums["sequence_ratio"] ** 2 / (
                 sums["sequences"] * sums["sequence_ratio_square"]
             )
         return metrics

@@ -1,4 +1,6 @@
-"""Actor and critic (SPEC §7): the batch's `advantages` are per-token rewards k_t, out of which GAE makes advantages."""
+"""Actor and critic (Tree-OPO Table 2, App. B). A batch's `advantages` are per-token rewards, which GAE turns into
+advantages.
+"""
 
 from dataclasses import replace
 
@@ -7,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from treeopo.advantage.returns import generalized_advantages
+from treeopo.learner.losses import Forward
+from treeopo.learner.losses.policy_gradient import PolicyGradient
 from treeopo.learner.microbatch import MicroBatch
-from treeopo.learner.objectives import Forward
-from treeopo.learner.objectives.policy_gradient import PolicyGradient
 from treeopo.learner.settings import CriticSettings
 from treeopo.records import TrainBatch, TrainSequence
 
 
 class Actor:
-    """The policy gradient with GAE advantages; silent while the critic warms up."""
+    """The policy gradient with GAE advantages; steps of the critic's warm-up are skipped."""
 
     def __init__(self, policy_gradient: PolicyGradient, critic: nn.Module, settings: CriticSettings) -> None:
         self._policy_gradient = policy_gradient
@@ -37,7 +39,7 @@ class Actor:
 
     def metrics(self) -> dict[str, float]:
         """critic_warmup: 1 as long as the policy waits for its critic."""
-        return {**self._policy_gradient.metrics(), "critic_warmup": float(not self._warm)}
+        return {**self._policy_gradient.metrics(), "learner/critic_warmup": float(not self._warm)}
 
 
 class ValueRegression:
@@ -69,7 +71,10 @@ class ValueRegression:
         """critic_explained: 1 - mean squared error / variance of the targets; 0 is as good as their mean."""
         mean, square, error = self._sums[1:] / max(1.0, self._sums[0])
         variance = square - mean**2
-        return {"critic_target_mean": mean, **({"critic_explained": 1 - error / variance} if variance > 0 else {})}
+        metrics = {"learner/critic_target_mean": mean}
+        if variance > 0:
+            metrics["learner/critic_explained"] = 1 - error / variance
+        return metrics
 
 
 def gae(micro: MicroBatch, value_C: Tensor, settings: CriticSettings) -> Tensor:

@@ -1,34 +1,36 @@
-"""The divergence between policy and teacher as a term of the loss (SPEC §7).
+"""The KL divergence between policy and teacher as a loss (Tree-OPO App. B, beta_distill).
 
 reverse = KL(pi || pi_T), forward = KL(pi_T || pi), per position, summed over the positions that the behaviour policy
-visited; the visits themselves are data (GKD, Agarwal et al. 2024, eq. 3). docs/methods.md says why names need saying.
+visited; the visits themselves are data (GKD, Agarwal et al. 2024, eq. 3). Names: docs/methods.md, tree-opo-kl.
 """
+
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from treeopo.learner.losses import Forward
+from treeopo.learner.losses.corrections import LOG_LIMIT
+from treeopo.learner.losses.policy_gradient import aggregate, total
 from treeopo.learner.microbatch import MicroBatch
-from treeopo.learner.objectives import Forward
-from treeopo.learner.objectives.corrections import LOG_LIMIT
-from treeopo.learner.objectives.policy_gradient import aggregate, total
 from treeopo.learner.settings import Direction, KlSettings, LearnerSettings
-from treeopo.learner.teacher import Teacher
-from treeopo.records import Column, TrainBatch, TrainSequence
+from treeopo.learner.teacher import TeacherModel
+from treeopo.records import TokenColumn, TrainBatch, TrainSequence
 
 CHUNK = 512
 """Positions whose two whole-vocabulary distributions exist at once, in float32 and with what autograd keeps of them."""
 
 
 class KlToTeacher:
-    """beta KL, aggregated over tokens as the policy gradient is.
+    """beta KL(policy, teacher), aggregated over tokens as the policy gradient is.
 
     sampled: from the teacher's log-probability of each token, in the column TEACHER. full: over the vocabulary, with
     `teacher` in the learner; exact at each position, but the teacher's forward pass and weights are the learner's too.
     """
 
     def __init__(
-        self, settings: KlSettings, learner: LearnerSettings, temperature: float, teacher: Teacher | None
+        self, settings: KlSettings, learner: LearnerSettings, temperature: float, teacher: TeacherModel | None
     ) -> None:
         assert (teacher is not None) == (settings.estimate == "full")
         self._settings = settings
@@ -47,23 +49,34 @@ class KlToTeacher:
         return True
 
     def loss(self, micro: MicroBatch, forward: Forward) -> Tensor:
-        terms_C, kl_C = self._full(micro, forward) if self._teacher else self._sampled(micro, forward)
+        match self._settings.estimate:
+            case "sampled":
+                surrogate_C, kl_C = self._sampled(micro, forward)
+            case "full":
+                surrogate_C, kl_C = self._full(micro, forward)
+            case _ as unknown:
+                assert_never(unknown)
         self._kl += kl_C.sum().item()
         self._tokens += len(kl_C)
-        return -self._settings.beta * aggregate(terms_C, micro.length_C, self._learner.aggregation, self._total)
+        return -self._settings.beta * aggregate(surrogate_C, micro.length_C, self._learner.aggregation, self._total)
 
     def metrics(self) -> dict[str, float]:
         """kl: its estimate per completion token, in nats, in the direction that is descended."""
-        return {"kl": self._kl / self._tokens} if self._tokens else {}
+        return {"learner/kl": self._kl / self._tokens} if self._tokens else {}
 
     def _sampled(self, micro: MicroBatch, forward: Forward) -> tuple[Tensor, Tensor]:
-        behaviour_C, teacher_C = micro.behaviour_C, micro.extras_C[Column.TEACHER]
+        behaviour_C, teacher_C = micro.behaviour_C, micro.extras_C[TokenColumn.TEACHER]
         direction, cap = self._settings.direction, self._settings.weight_cap
         coefficient_C = score_coefficients(direction, forward.current_C, behaviour_C, teacher_C, cap)
-        log_ratio_C = (forward.current_C - teacher_C).detach()
-        if direction == "reverse":
-            return coefficient_C * forward.logprobs_C, coefficient_C
-        return coefficient_C * forward.logprobs_C, -_ratio(teacher_C - behaviour_C, cap) * log_ratio_C
+        match direction:
+            case "reverse":
+                kl_C = coefficient_C
+            case "forward":
+                log_ratio_C = (forward.current_C - teacher_C).detach()
+                kl_C = -_ratio(teacher_C - behaviour_C, cap) * log_ratio_C
+            case _:
+                assert_never(direction)
+        return coefficient_C * forward.logprobs_C, kl_C
 
     def _full(self, micro: MicroBatch, forward: Forward) -> tuple[Tensor, Tensor]:
         assert self._teacher is not None
@@ -92,9 +105,13 @@ def score_coefficients(
     Munos 2025). Both weights are cut off at `cap`: a bounded variance for a bias.
     """
     weight_C = _ratio(current_C - behaviour_C, cap)
-    if direction == "reverse":
-        return weight_C * (current_C - teacher_C).detach()
-    return weight_C - _ratio(teacher_C - behaviour_C, cap)
+    match direction:
+        case "reverse":
+            return weight_C * (current_C - teacher_C).detach()
+        case "forward":
+            return weight_C - _ratio(teacher_C - behaviour_C, cap)
+        case _:
+            assert_never(direction)
 
 
 def _ratio(log_ratio_C: Tensor, cap: float) -> Tensor:
@@ -132,7 +149,11 @@ def _chunk_kl(
     tokens = min(logits_CV.shape[-1], teacher_CV.shape[-1])
     precision = torch.promote_types(logits_CV.dtype, torch.float32)
     policy_CV = torch.log_softmax(logits_CV[:, :tokens].to(precision) / temperature, dim=-1)
-    wanted_CV = torch.log_softmax(teacher_CV[:, :tokens].to(precision), dim=-1)
-    if direction == "reverse":
-        return (policy_CV.exp() * (policy_CV - wanted_CV)).sum(-1)
-    return (wanted_CV.exp() * (wanted_CV - policy_CV)).sum(-1)
+    target_CV = torch.log_softmax(teacher_CV[:, :tokens].to(precision), dim=-1)
+    match direction:
+        case "reverse":
+            return (policy_CV.exp() * (policy_CV - target_CV)).sum(-1)
+        case "forward":
+            return (target_CV.exp() * (target_CV - policy_CV)).sum(-1)
+        case _:
+            assert_never(direction)

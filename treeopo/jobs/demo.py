@@ -1,4 +1,4 @@
-"""The main job on the embedded default, from nothing to a comparison: models, trees, training, evaluation.
+"""`treeopo demo`: the main job on the embedded default, from nothing to a comparison.
 
 What an earlier call finished is used again, and what it left half done is continued.
 """
@@ -11,12 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from treeopo import runs
 from treeopo.config import BuildConfig, EvalConfig, TrainConfig, load_config
 from treeopo.evaluation.answers import read_evaluations
 from treeopo.evaluation.comparison import Evaluation, ModelScore
 from treeopo.evaluation.intervals import Interval
-from treeopo.run_directory import RunDirectory
+from treeopo.jobs.build import build_store
+from treeopo.jobs.evaluate import evaluate
+from treeopo.jobs.train import TrainSummary, train
+from treeopo.run.directory import RunDirectory
+from treeopo.run.models import embedded
 from treeopo.search.report import TreeReport
 
 TRAINING_PROBLEMS = 200
@@ -40,7 +43,7 @@ class Demo:
 
     directory: Path
     report: TreeReport
-    training: runs.TrainSummary
+    training: TrainSummary
     evaluation: Evaluation
     seconds: dict[str, float]
 
@@ -63,22 +66,22 @@ def demo(directory: Path, bars: Bars) -> Demo:
     store, run_path, scores = directory / "trees.zarr", directory / "run", directory / "evaluation"
     seconds = _Seconds(directory / "seconds.json")
     with seconds.of("models"):
-        runs.embedded("")
+        embedded("")
     build = load_config(BuildConfig, file=None, flags={"output": store, "limit": TRAINING_PROBLEMS})
     with seconds.of("trees"), bars.build() as bar:
-        report = runs.build_store(build, bar.notify, bar.advance)
+        report = build_store(build, bar.notify, bar.advance)
     if (run_path / "config.json").exists():
         run = RunDirectory.open(run_path)
     else:
         run = RunDirectory.create(load_config(TrainConfig, file=None, flags={"store": store, "output": run_path}))
     with seconds.of("training"), bars.train(run.config.steps) as bar:
-        training = runs.train(run, bar.notify, bar.advance)
+        training = train(run, bar.notify, bar.advance)
     evaluations = read_evaluations(scores)
     if evaluations is None:
         flags = {"model": str(run_path), "against": "base", "limit": HELD_OUT_PROBLEMS, "samples": SAMPLES}
         config = load_config(EvalConfig, file=None, flags={**flags, "output": scores})
         with seconds.of("evaluation"), bars.evaluate() as bar:
-            evaluations = runs.evaluate(config, bar.notify, bar.advance)
+            evaluations = evaluate(config, bar.notify, bar.advance)
     result = Demo(directory, report, training, evaluations[0], seconds.taken)
     (directory / "summary.json").write_text(json.dumps(summary(result), indent=2) + "\n", encoding="utf-8")
     return result

@@ -1,0 +1,1 @@
+"""Looking into what treeopo keeps: tree stores so far."""

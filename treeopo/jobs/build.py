@@ -1,0 +1,131 @@
+"""`treeopo mcts build`: search problems with a teacher and keep every prefix.
+
+problems ─▶ prompts ─▶ search (teacher's engine, grader) ─▶ tree store, committed in problem order
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from treeopo_storage import StoreMeta, create_store, open_writer
+
+from treeopo.config import BuildConfig
+from treeopo.engines.launch import StartEngine, start_engine
+from treeopo.engines.tokenizer import ModelTokenizer
+from treeopo.errors import RunError
+from treeopo.inspect.find import overview
+from treeopo.ports import Notify
+from treeopo.problems.graders import open_grader
+from treeopo.problems.problem_set import ProblemSet
+from treeopo.problems.prompting import STOP_KEY, Prompter
+from treeopo.problems.settings import GRADER_KEY
+from treeopo.problems.spec import load_problem_set
+from treeopo.run.models import embedded
+from treeopo.search.actions import ActionPrompts
+from treeopo.search.build import BuildProgress, build_trees
+from treeopo.search.report import TreeReport
+
+OnProgress = Callable[[BuildProgress, int, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What a build is about, checked before anything starts."""
+
+    teacher: str
+    problem_set: ProblemSet
+    tokenizer: ModelTokenizer
+    prompter: Prompter
+    action_prompts: ActionPrompts
+
+
+def build_store(
+    config: BuildConfig, notify: Notify, on_progress: OnProgress, start_engine: StartEngine = start_engine
+) -> TreeReport:
+    """Search the configured problems with the teacher, or what an earlier build left of them.
+
+    `on_progress(progress, problems to do, seconds so far)` is called after each problem. A stopped build has committed
+    every problem before the first unfinished one, and continues there when called again.
+
+    Raises:
+        InputError: problems, teacher or settings cannot be used, or the store was built with others.
+        EngineError: the teacher's engine failed; what was finished is committed.
+    """
+    problem_set = load_problem_set(config.problems, config.limit, config.grading.grader)
+    teacher = config.teacher or str(embedded(config.problems).teacher)
+    tokenizer = ModelTokenizer(teacher, config.engine.trust_remote_code)
+    prompter = Prompter(tokenizer, config.prompt, problem_set)
+    inputs = _Inputs(teacher, problem_set, tokenizer, prompter, ActionPrompts(config.search, prompter.instruct))
+    meta = _meta(config, inputs)
+    first = 0
+    if config.output.exists():
+        with open_writer(config.output) as writer:  # also refuses now, not after a minute, if another process writes
+            first = writer.problem_count
+            if writer.meta != meta:
+                raise RunError(f"{config.output}: built with other settings; use the same, or choose another --output")
+    if first < len(problem_set):
+        notify("starting the teacher's engine")
+        asyncio.run(_search(config, inputs, meta, first, on_progress, start_engine))
+    return overview(config.output)[1]
+
+
+def _meta(config: BuildConfig, inputs: _Inputs) -> StoreMeta:
+    """How the store is made; a build goes on only in a store that was made alike."""
+    search: dict[str, Any] = {
+        **config.model_dump(mode="json", include={"search", "prompt", "seed"}),
+        "problems": inputs.problem_set.spec,
+        GRADER_KEY: inputs.problem_set.grader,
+        STOP_KEY: list(inputs.prompter.stop),
+    }
+    if config.search.uses_action_prompts:
+        search["action_prompts"] = dict(inputs.action_prompts.texts)
+    return StoreMeta(
+        tokenizer_fingerprint=inputs.tokenizer.fingerprint,
+        teacher=inputs.teacher,
+        search=search,
+        separator=config.search.separator,
+        vocabulary_size=inputs.tokenizer.vocabulary_size,
+    )
+
+
+async def _search(
+    config: BuildConfig,
+    inputs: _Inputs,
+    meta: StoreMeta,
+    first: int,
+    on_progress: OnProgress,
+    start_engine: StartEngine,
+) -> None:
+    todo = inputs.problem_set.problems[first:]
+    prompts = {problem.id: inputs.prompter(problem) for problem in todo}
+    longest, scores = max(map(len, prompts.values())), config.search.uses_action_prompts
+    if scores:  # room for the prompts of the actions, and for the one token that follows a solution when it is scored
+        longest = max([longest + 1, *(inputs.action_prompts.longest(problem.question) for problem in todo)])
+    options = replace(config.engine, max_model_tokens=longest + config.search.max_solution_tokens)
+    engine = await start_engine(inputs.teacher, options, None)
+    began = time.monotonic()
+    try:
+        if not config.output.exists():
+            create_store(config.output, meta)
+        async with open_grader(inputs.problem_set.grader, config.grading) as grader:
+            with open_writer(config.output) as writer:
+                await build_trees(
+                    inputs.problem_set.problems,
+                    first,
+                    lambda problem: prompts[problem.id],
+                    engine,
+                    grader,
+                    inputs.tokenizer,
+                    config.search,
+                    config.seed,
+                    writer.append,
+                    concurrency=config.concurrency,
+                    on_progress=lambda progress: on_progress(progress, len(prompts), time.monotonic() - began),
+                    answer=grader.answer,
+                    prompts=inputs.action_prompts,
+                    score=engine if scores else None,
+                )
+    finally:
+        await engine.close()

@@ -1,0 +1,205 @@
+"""One training run under way: the pipeline's stages over a learner and an engine, and what follows each step.
+
+make_batch   the method's (`treeopo.recipes.batches`), over the engine if it needs one
+Learn        the learner's step; a batch that it cannot learn from is written down
+Publish      the policy to the engine, once no evaluation is under way on the one that serves
+after_step   metrics, checkpoint, evaluation; says whether to go on
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from treeopo.engines.policy_files import PolicyFiles
+from treeopo.engines.tokenizer import ModelTokenizer
+from treeopo.errors import DivergedError, EngineDeadError, ModelError
+from treeopo.evaluation.accuracy import Question, Scores, complete_and_grade
+from treeopo.evaluation.periodic import PeriodicEvaluation
+from treeopo.learner.batch_file import write_batch
+from treeopo.ports import Engine
+from treeopo.problems.graders import OpenGrader, open_grader
+from treeopo.problems.problem_set import ProblemSet
+from treeopo.recipes.batches import MakeBatch
+from treeopo.records import TrainBatch
+from treeopo.rollout.behaviour import compare_behaviour
+from treeopo.rollout.meter import EngineMeter, Idle, Metered
+from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
+from treeopo.run.card import model_card
+from treeopo.run.directory import RunDirectory
+from treeopo.run.signals import StopRequest
+from treeopo.timeline import Timeline
+from treeopo.trackers import RunTrackers
+from treeopo.trackers.jsonl import read_metrics
+
+if TYPE_CHECKING:
+    from treeopo.learner.thread import LearnerThread
+
+OnStep = Callable[[int, Metrics], None]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What a run is evaluated on beside training."""
+
+    problem_set: ProblemSet
+    questions: Sequence[Question]
+
+
+class Learn:
+    """The stage that learns from a batch; before the first one engine and learner are compared."""
+
+    def __init__(self, run: RunDirectory, learner: "LearnerThread", *, samples_with_engine: bool) -> None:
+        self._run = run
+        self._learner = learner
+        self._compares = samples_with_engine
+
+    async def __call__(self, batch: TrainBatch) -> Metrics:
+        """The step's metrics.
+
+        Raises:
+            ModelError: engine and learner disagree by more than rounding. DivergedError: losses were not finite again
+            and again; policy and batch are kept.
+        """
+        comparison = await self._compare(batch)
+        try:
+            return await self._learner.step(batch) | comparison
+        except DivergedError as error:
+            kept = write_batch(self._run.path / f"diverged-batch-{batch.number:06d}.npz", batch)
+            await self._learner.checkpoint()
+            raise DivergedError(f"{error}: {kept}, for the policy of the newest checkpoint") from None
+
+    async def _compare(self, batch: TrainBatch) -> Metrics:
+        """Refuse to learn from what was not sampled from the policy that the learner holds; empty if not compared."""
+        settings = self._run.config.rollout.behaviour
+        rows = [row for row in batch.sequences if row.completion_length and (row.versions == batch.number).all()]
+        rows = rows[: settings.sequences]
+        if not self._compares or not rows:
+            return {}
+        self._compares = False
+        learner = np.concatenate(await self._learner.policy_logprobs(rows))
+        compared = compare_behaviour(np.concatenate([row.behaviour_logprobs for row in rows]), learner)
+        complaint = compared.complaint(settings)
+        if complaint:
+            raise ModelError(complaint)
+        return compared.metrics()
+
+
+@dataclass(slots=True)
+class TrainingLoop:
+    """A run with its learner, and its engine if the method needs one. The caller closes what it put in."""
+
+    run: RunDirectory
+    tokenizer: ModelTokenizer
+    learner: "LearnerThread"
+    engine: Engine | None
+    grader: OpenGrader
+    meter: EngineMeter
+    timeline: Timeline
+    trackers: RunTrackers
+    on_step: OnStep
+    stop: StopRequest = field(default_factory=StopRequest)
+    evaluation: PeriodicEvaluation | None = None
+    policies: PolicyFiles | None = None
+    lost: EngineDeadError | None = None
+
+    async def to_the_end(self, make_batch: MakeBatch, held_out: HeldOut | None) -> None:
+        """From the learner's version to the last step, or to a requested stop; then the finished adapter.
+
+        Raises:
+            EngineDeadError: the engine is lost for good; the steps taken so far are in a checkpoint.
+        """
+        if held_out is not None:
+            self.evaluation = self._periodic(held_out)
+        try:
+            await self._steps(make_batch)
+        except EngineDeadError as error:
+            if self.learner.version > 0:
+                await self.learner.checkpoint()
+            raise EngineDeadError(
+                f"{error}; go on from step {self.learner.version} with --resume {self.run.path}"
+            ) from None
+        finally:
+            if self.evaluation:
+                await self.evaluation.cancel()
+
+    async def _steps(self, make_batch: MakeBatch) -> None:
+        config, first = self.run.config, self.learner.version
+        learn = Learn(self.run, self.learner, samples_with_engine=self.engine is not None)
+        with self.stop:
+            if first > 0:
+                await self._publish(first)
+            if self.evaluation and first not in {row["step"] for row in read_metrics(self.run.evaluations)}:
+                await self.evaluation.start(first)
+            stages = Stages(make_batch, learn, self._publish)
+            pipeline = Pipeline(stages, config.rollout.max_staleness, self.meter, self.timeline)
+            await pipeline.run(first, config.steps, self._after_step)
+            if self.evaluation:
+                await self.evaluation.settled()
+            if self.learner.version == config.steps:
+                await self.learner.export(self.run.adapter, self._accompany)
+
+    def _accompany(self, adapter: Path) -> None:
+        """What belongs beside a trained adapter: its tokenizer, and a card instead of PEFT's empty one."""
+        self.tokenizer.hf.save_pretrained(adapter)
+        base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        (adapter / "README.md").write_text(model_card(self.run, base, "peft"), encoding="utf-8")
+
+    async def _publish(self, version: int) -> None:
+        if self.engine is None:
+            return  # nobody samples from the policy
+        try:
+            if self.evaluation:
+                await self.evaluation.settled()
+            if self.policies is None:
+                self.policies = PolicyFiles(self.engine, self.learner.save_policy, self.run.policies)
+            await self.policies.publish(version)
+        except EngineDeadError as error:
+            self.lost = error  # the step has been taken: its metrics come first
+
+    async def _after_step(self, version: int, metrics: Metrics) -> bool:
+        config = self.run.config
+        if self.engine is not None:
+            metrics["engine/peak_mib"] = self.engine.peak_memory_mib()
+            metrics["engine/restarts"] = float(self.engine.restarts)
+            metrics |= self.grader.take_counts()
+        self.trackers.steps.write(version, metrics)
+        self.on_step(version, metrics)
+        if self.lost:
+            raise self.lost
+        if self.stop.requested or version == config.steps or version % config.checkpoint_every == 0:
+            with self.timeline.span("learner", "checkpoint", version=version):
+                await self.learner.checkpoint()
+        if self.evaluation:
+            await self.evaluation.start(version)
+        return not self.stop.requested
+
+    def _periodic(self, held_out: HeldOut) -> PeriodicEvaluation:
+        config, engine = self.run.config, self.engine
+        assert engine is not None, "held-out problems were prepared for a method without an engine"
+        longest = max(len(question.prompt_ids) for question in held_out.questions)
+
+        async def score() -> Scores:
+            with self.meter.because(Idle.EVALUATING), self.timeline.span("evaluation", "held-out problems"):
+                async with open_grader(held_out.problem_set.grader, config.grading) as grader:
+                    return await complete_and_grade(
+                        held_out.questions,
+                        Metered(engine, self.meter),
+                        grader,
+                        grader.answer,
+                        max_new_tokens=config.rollout.max_sequence_tokens - longest,
+                        samples=0,
+                        seed=config.seed,
+                    )
+
+        return PeriodicEvaluation(
+            score,
+            self.learner.save_adapter,
+            self.trackers.evaluations,
+            self.run.best,
+            config.evaluation.every,
+            config.steps,
+        )

@@ -1,0 +1,124 @@
+"""Everything a run needs, loaded and started in order, and closed in the reverse one.
+
+learner ─▶ trackers ─▶ teacher that scores, if any ─▶ engine, if any ─▶ grader ─▶ TrainingLoop
+"""
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from shutil import rmtree
+from typing import TYPE_CHECKING
+
+from treeopo.config import TrainConfig
+from treeopo.engines.launch import StartEngine
+from treeopo.engines.settings import Adapters
+from treeopo.engines.tokenizer import ModelTokenizer
+from treeopo.learner.checkpoints import Checkpoints
+from treeopo.methods import Need, find_method
+from treeopo.ports import Engine, Notify
+from treeopo.problems.graders import open_grader
+from treeopo.recipes.batches import Services, TrainingData
+from treeopo.recipes.losses import make_losses
+from treeopo.rollout.meter import EngineMeter
+from treeopo.run.directory import RunDirectory
+from treeopo.run.loop import HeldOut, OnStep, TrainingLoop
+from treeopo.tasks import patient_collector
+from treeopo.timeline import Timeline
+from treeopo.trackers import RunInfo, open_trackers
+
+if TYPE_CHECKING:
+    from treeopo.learner.distributed import Team
+    from treeopo.learner.teacher import TeacherThread
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a run is about, checked: student and teacher by name, what they learn from and are evaluated on. grader is
+    the name of the one that grades rollouts; teacher is None where the method needs none.
+    """
+
+    student: str
+    teacher: str | None
+    tokenizer: ModelTokenizer
+    data: TrainingData
+    grader: str
+    held_out: HeldOut | None
+
+
+async def run_training(
+    run: RunDirectory, inputs: Inputs, notify: Notify, on_step: OnStep, start_engine: StartEngine, team: "Team"
+) -> None:
+    """Load student and teacher, start an engine if the method needs one, and train from the newest checkpoint on.
+
+    Raises:
+        InputError: student or teacher cannot be loaded or served.
+        EngineError: the engine failed; the newest checkpoint is whole.
+    """
+    from treeopo.learner.spec import LearnerSpec
+    from treeopo.learner.thread import LearnerThread
+
+    config = run.config
+    spec = LearnerSpec(
+        model=inputs.student,
+        settings=config.learner,
+        losses=partial(make_losses, config, inputs.teacher),
+        steps=config.steps,
+        temperature=config.rollout.temperature,
+        seed=config.seed,
+        trust_remote_code=config.engine.trust_remote_code,
+    )
+    async with AsyncExitStack() as stack:
+        notify("loading the student")
+        learner = await LearnerThread.start(spec, Checkpoints(run.checkpoints, config.checkpoints_kept), team)
+        stack.callback(learner.close)
+        info = RunInfo(run.path, run.path.name, config.model_dump(mode="json"), learner.version)
+        trackers = open_trackers(config.trackers, info, run.metrics, run.evaluations, run.tensorboard)
+        stack.callback(trackers.close)
+        scorer = await _start_teacher(inputs.teacher, config, notify, start_engine)
+        if scorer is not None:
+            stack.push_async_callback(scorer.close)
+        engine = await _start_engine(inputs.student, config, notify, start_engine)
+        if engine is not None:
+            stack.callback(rmtree, run.policies, ignore_errors=True)
+            stack.push_async_callback(engine.close)
+        grader = await stack.enter_async_context(open_grader(inputs.grader, config.grading, config.needs_binary))
+        timeline = Timeline.open(run.timeline, f"from step {learner.version}")
+        stack.callback(timeline.close)
+        meter = EngineMeter(config.engine.slots if engine else 0, timeline)
+        make_batch = inputs.data.batches(Services(engine, meter, grader, scorer, learner.reference_logprobs))
+        loop = TrainingLoop(run, inputs.tokenizer, learner, engine, grader, meter, timeline, trackers, on_step)
+        with patient_collector():
+            await loop.to_the_end(make_batch, inputs.held_out)
+
+
+async def _start_engine(student: str, config: TrainConfig, notify: Notify, start_engine: StartEngine) -> Engine | None:
+    """The engine that serves the student's policies; None where the method samples nothing."""
+    if Need.ENGINE not in find_method(config.method).needs:
+        return None
+    notify("starting the student's engine")
+    options = replace(config.engine, max_model_tokens=config.rollout.max_sequence_tokens)
+    # A batch begins at most max_staleness versions before it is learned from; one more is being published.
+    adapters = Adapters(rank=config.learner.lora.rank, versions=config.rollout.max_staleness + 2)
+    return await start_engine(student, options, adapters)
+
+
+async def _start_teacher(
+    teacher: str | None, config: TrainConfig, notify: Notify, start_engine: StartEngine
+) -> "TeacherThread | Engine | None":
+    """Who gives the teacher's log-probabilities: its servers if it has some, or else a thread beside the learner's;
+    None where nobody asks for them.
+
+    Raises:
+        InputError: it cannot be loaded, or a server cannot be used. EngineDeadError: a server cannot be reached.
+    """
+    if teacher is None or not config.needs_scores:
+        return None
+    if config.teacher_urls:
+        notify("asking the teacher's servers")
+        room = config.rollout.max_sequence_tokens + 1  # vLLM samples one token after those it scores
+        options = replace(config.engine, kind="server", urls=config.teacher_urls, max_model_tokens=room)
+        return await start_engine(teacher, options, None)
+    from treeopo.learner.teacher import TeacherThread
+
+    notify("loading the teacher")
+    return await TeacherThread.start(teacher, config.learner, config.engine.trust_remote_code)
