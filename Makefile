@@ -1,7 +1,9 @@
-# make demo   the main job on the embedded default: search, train, compare
-# make test   every test but the slow ones;  make test-slow  the fault and soak runs
-# make check  linters, types, import rules
-.PHONY: setup demo test test-slow check format clean
+# make demo       the main job on the embedded default: search, train, compare
+# make test-fast  tests that start no engine and no training process, in two processes: minutes, for every change
+# make test       every test but the slow ones, as CI runs them
+# make test-slow  the fault and soak runs, and the properties on ten times as many examples
+# make check      linters, types, import rules, citations
+.PHONY: setup demo test-fast test test-slow check format clean
 BIN := .venv/bin
 
 setup:
@@ -10,17 +12,22 @@ setup:
 demo: setup
 	@$(BIN)/treeopo demo
 
+test-fast: setup
+	@HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not engine and not processes"
+
 test: setup
 	@$(BIN)/python -m pytest
 
 test-slow: setup
-	@$(BIN)/python -m pytest -m slow
+	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m slow
+	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/property
 
 check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python tools/check_citations.py
 
 format: setup
 	@$(BIN)/ruff check --fix .

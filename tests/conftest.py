@@ -6,11 +6,13 @@ import os
 import pytest
 from treeopo_storage import MemoryTreeStore, StoreMeta, TreeStore
 
+from tests.profiles import load_profile
 from treeopo.engines.scripted import CharTokenizer, ScriptedEngine, TreeWorld
 from treeopo.search.problem import search_problem
 from treeopo.search.settings import SearchSettings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two spinning threads a process are slower than one on small machines
+load_profile()
 
 WORLD = TreeWorld(branching=2, depth=3, success=lambda letters: 0.8 if letters[0] == "a" else 0.3)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from treeopo.learner.objectives import Forward
+from treeopo.learner.losses import Forward
 
 
 @dataclass(frozen=True)

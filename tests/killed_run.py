@@ -1,6 +1,6 @@
 """A whole training run over the scripted engine and the real learner, in a process that a test can kill.
 
-Everything between the two is the real composition (`treeopo.runs.train`), so what a kill can tear is all there.
+Everything between the two is the real composition (`treeopo.jobs.train`), so what a kill can tear is all there.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ from treeopo_storage import StoreMeta, create_store, open_writer
 
 from tests.conftest import WORLD
 from tests.tiny_models import random_qwen2
-from treeopo import runs
 from treeopo.config import TrainConfig, load_config
 from treeopo.engines.scripted import Pieces, ScriptedEngine
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
+from treeopo.jobs.train import train as run_job
 from treeopo.records import Request
-from treeopo.run_directory import RunDirectory
+from treeopo.run.directory import RunDirectory
 from treeopo.search.problem import search_problem
 from treeopo.search.settings import SearchSettings
 
@@ -78,8 +78,8 @@ def train(path: Path, under_way: Event) -> None:
     # From a policy that learns, a resumed run with eta > 0 samples by another version: its staleness is the point.
     policy = WORLD if run.config.rollout.max_staleness else policy_of_the_version
 
-    async def start_engine(model: str, options: EngineOptions, adapters: Adapters) -> ScriptedEngine:
+    async def start_engine(model: str, options: EngineOptions, adapters: Adapters | None) -> ScriptedEngine:
         under_way.set()
         return ScriptedEngine(policy, ModelTokenizer(model), latency=latency)
 
-    runs.train(run, lambda notice: None, lambda step, metrics: None, start_engine)
+    run_job(run, lambda notice: None, lambda step, metrics: None, start_engine)

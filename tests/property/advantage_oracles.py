@@ -1,4 +1,6 @@
-"""Slow, obvious versions of everything in `treeopo.tree` and `treeopo.advantage`, written from SPEC §3 to §5 alone."""
+"""Slow, obvious versions of everything in `treeopo.tree` and `treeopo.advantage`, from the definitions alone:
+docs/advantages.md and Tree-OPO (arXiv 2509.09284) §3.2 and §3.3.
+"""
 
 from fractions import Fraction
 
@@ -7,6 +9,12 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 
 MAX_NODES, MAX_SAMPLES = 14, 10
+
+Group = tuple[list[int], list[int], list[int]]
+"""(parent, node, reward) of one group."""
+
+Program = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""(target, order, margin) of one program."""
 
 
 @st.composite
@@ -114,7 +122,7 @@ def posterior(parent, node, reward, prior_mean, prior_strength, total=None, succ
 
 
 def tree_order(parent, node, reward):
-    """(pairs, triplets, dropped): SPEC §4 read aloud."""
+    """(pairs, triplets, dropped): docs/advantages.md, Order constraints, read aloud."""
     N = len(node)
     succeeded = {p for p, r in zip(node, reward, strict=True) if r}
 

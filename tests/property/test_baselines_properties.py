@@ -1,16 +1,25 @@
 """Every baseline agrees with its definition on random trees and groups."""
 
 import numpy as np
-from advantage_oracles import expectation, groups, leave_one_out, optimistic, pessimistic, posterior
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.profiles import examples
+from tests.property.advantage_oracles import (
+    Group,
+    expectation,
+    groups,
+    leave_one_out,
+    optimistic,
+    pessimistic,
+    posterior,
+)
 from treeopo.advantage import Outcomes, staged_advantages
 
 
-@settings(max_examples=500, deadline=None)
+@examples(5)
 @given(groups())
-def test_heuristic_values_equal_their_definitions(group):
+def test_heuristic_values_equal_their_definitions(group: Group):
     oracles = {
         "expectation": expectation,
         "optimistic": optimistic,
@@ -24,9 +33,9 @@ def test_heuristic_values_equal_their_definitions(group):
         np.testing.assert_allclose(result.advantage, result.raw - result.raw.mean(), rtol=0, atol=1e-15)
 
 
-@settings(max_examples=500, deadline=None)
+@examples(5)
 @given(groups(), st.floats(0.05, 0.95), st.floats(0.1, 10), st.integers(0, 2**32))
-def test_the_posterior_equals_shrinking_down_the_path(group, prior_mean, prior_strength, seed):
+def test_the_posterior_equals_shrinking_down_the_path(group: Group, prior_mean, prior_strength, seed):
     prior = {"prior_mean": prior_mean, "prior_strength": prior_strength}
     found = staged_advantages(*group, "posterior", **prior).value
     np.testing.assert_allclose(found, posterior(*group, prior_mean, prior_strength), rtol=1e-12)
@@ -38,9 +47,9 @@ def test_the_posterior_equals_shrinking_down_the_path(group, prior_mean, prior_s
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-@settings(max_examples=500, deadline=None)
+@examples(5)
 @given(groups(), st.integers(0, 9))
-def test_leave_one_out_and_posterior_never_see_the_samples_own_reward(group, k):
+def test_leave_one_out_and_posterior_never_see_the_samples_own_reward(group: Group, k):
     parent, node, reward = group
     k %= len(node)
     flipped = [1 - r if n == k else r for n, r in enumerate(reward)]

@@ -8,11 +8,11 @@ from typing import get_args
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from tests.flat import Token, flat
-from treeopo.learner.objectives.policy_gradient import PolicyGradient
+from tests.profiles import examples
+from treeopo.learner.losses.policy_gradient import PolicyGradient
 from treeopo.learner.settings import Aggregation, Correction, LearnerSettings
 from treeopo.records import TrainBatch
 
@@ -97,7 +97,7 @@ def objective_of(sequences: Sequence[Sequence[Token]], settings: LearnerSettings
 
 @pytest.mark.parametrize("clip", [{}, {"clip_low": 0.2, "clip_high": 0.28}, {"clip_high": 0.1}])
 @pytest.mark.parametrize("correction", CORRECTIONS)
-@examples(max_examples=20, deadline=None)
+@examples(0.2)
 @given(sequences=ragged, aggregation=st.sampled_from(AGGREGATIONS))
 def test_loss_gradient_and_counts_are_those_of_a_loop_over_tokens(
     correction: Correction, clip: dict[str, float], sequences: list[list[Token]], aggregation: Aggregation
@@ -112,12 +112,12 @@ def test_loss_gradient_and_counts_are_those_of_a_loop_over_tokens(
     assert forward.logprobs_C.grad is not None
     assert forward.logprobs_C.grad.tolist() == pytest.approx(gradient, rel=1e-9, abs=1e-12)
     metrics = objective.metrics()
-    assert metrics["limited_share"] == pytest.approx(limited / len(gradient))
-    assert metrics["clip_share"] == pytest.approx(clipped / len(gradient))
+    assert metrics["learner/limited_share"] == pytest.approx(limited / len(gradient))
+    assert metrics["learner/clip_share"] == pytest.approx(clipped / len(gradient))
 
 
 @pytest.mark.parametrize("correction", CORRECTIONS)
-@examples(max_examples=20, deadline=None)
+@examples(0.2)
 @given(sequences=ragged)
 def test_mismatch_and_effective_sample_sizes_are_their_definitions(
     correction: Correction, sequences: list[list[Token]]
@@ -128,14 +128,16 @@ def test_mismatch_and_effective_sample_sizes_are_their_definitions(
     metrics = objective.metrics()
     logs = [[token.current - token.behaviour for token in sequence] for sequence in sequences]
     every = [log for sequence in logs for log in sequence]
-    assert metrics["mismatch_kl_k1"] == pytest.approx(-sum(every) / len(every), abs=1e-9)
-    assert metrics["mismatch_kl"] == pytest.approx(sum(math.expm1(log) - log for log in every) / len(every), abs=1e-9)
-    assert metrics["log_ratio_max"] == pytest.approx(max(map(abs, every)))
-    assert metrics["ess_share"] == pytest.approx(effective_share([math.exp(log) for log in every]))
-    assert ("ess_share_sequences" in metrics) == (correction in BY_SEQUENCE)
+    assert metrics["learner/mismatch_kl_k1"] == pytest.approx(-sum(every) / len(every), abs=1e-9)
+    assert metrics["learner/mismatch_kl"] == pytest.approx(
+        sum(math.expm1(log) - log for log in every) / len(every), abs=1e-9
+    )
+    assert metrics["learner/log_ratio_max"] == pytest.approx(max(map(abs, every)))
+    assert metrics["learner/ess_share"] == pytest.approx(effective_share([math.exp(log) for log in every]))
+    assert ("learner/ess_share_sequences" in metrics) == (correction in BY_SEQUENCE)
     if correction in BY_SEQUENCE:
         judged = [math.exp(sum(log) / (len(log) if correction == "geometric-mask" else 1)) for log in logs]
-        assert metrics["ess_share_sequences"] == pytest.approx(effective_share(judged))
+        assert metrics["learner/ess_share_sequences"] == pytest.approx(effective_share(judged))
 
 
 def effective_share(weights: Sequence[float]) -> float:
@@ -143,7 +145,7 @@ def effective_share(weights: Sequence[float]) -> float:
 
 
 @pytest.mark.parametrize("correction", CORRECTIONS)
-@examples(max_examples=20, deadline=None)
+@examples(0.2)
 @given(sequences=ragged)
 def test_on_policy_every_correction_is_the_plain_gradient(correction: Correction, sequences: list[list[Token]]) -> None:
     same = [[replace(token, behaviour=token.current, dropped=token.current) for token in row] for row in sequences]
@@ -155,13 +157,16 @@ def test_on_policy_every_correction_is_the_plain_gradient(correction: Correction
         objective.loss(micro, forward).backward()  # type: ignore[arg-type]
         gradients.append(forward.logprobs_C.grad)
         metrics = objective.metrics()
-        assert (metrics["weight_mean"], metrics["ess_share"]) == (1, pytest.approx(1))
-        assert metrics["mismatch_kl"] == metrics["limited_share"] == metrics["clip_share"] == 0
-    assert torch.equal(*gradients)
+        assert metrics["learner/weight_mean"] == 1
+        assert metrics["learner/ess_share"] == pytest.approx(1)
+        assert metrics["learner/mismatch_kl"] == metrics["learner/limited_share"] == metrics["learner/clip_share"] == 0
+    assert gradients[0] is not None
+    assert gradients[1] is not None
+    assert torch.equal(gradients[0], gradients[1])
 
 
 @pytest.mark.parametrize("correction", CORRECTIONS)
-@examples(max_examples=20, deadline=None)
+@examples(0.2)
 @given(data=st.data(), sequences=ragged)
 def test_ratios_of_e_to_the_hundred_leave_loss_gradient_and_metrics_finite(
     correction: Correction, data: st.DataObject, sequences: list[list[Token]]
@@ -173,8 +178,9 @@ def test_ratios_of_e_to_the_hundred_leave_loss_gradient_and_metrics_finite(
     micro, forward = flat(far)
     single = replace(micro, **{name: getattr(micro, name).float() for name in ("behaviour_C", "advantage_C")})
     logprobs_C = forward.logprobs_C.detach().float().requires_grad_()
-    loss = objective.loss(  # type: ignore[arg-type]
-        single, replace(forward, logprobs_C=logprobs_C, current_C=forward.current_C.float())
+    loss = objective.loss(
+        single,  # type: ignore[arg-type]
+        replace(forward, logprobs_C=logprobs_C, current_C=forward.current_C.float()),
     )
     loss.backward()
     assert loss.isfinite()

@@ -19,16 +19,18 @@ from hypothesis import strategies as st
 from treeopo_storage import TreeStore
 
 from tests.conftest import WORLD
+from tests.profiles import examples
 from treeopo.advantage import AdvantageSettings
 from treeopo.engines.scripted import Pieces, ScriptedEngine
 from treeopo.engines.simulated_time import run_simulated
 from treeopo.errors import EngineDeadError, EngineError
-from treeopo.records import Completion, DrawnGroup, Group, Request, TrainBatch
+from treeopo.records import Completion, PromptGroup, Request, RolloutGroup, TrainBatch
 from treeopo.rollout.batches import assemble
 from treeopo.rollout.meter import EngineMeter
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
-from treeopo.rollout.rollouts import Rollouts
-from treeopo.rollout.sampler import GroupSampler, Start
+from treeopo.rollout.rollouts import RolloutBatches
+from treeopo.rollout.sampling.base import GroupSampler
+from treeopo.rollout.sampling.names import StartStates
 from treeopo.rollout.settings import RolloutSettings
 from treeopo.seeds import derive_seed
 
@@ -65,7 +67,7 @@ schedules = st.builds(
     publish=durations,
     deaths=st.lists(st.integers(0, 20), max_size=3),
 )
-proof = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+proof = settings(suppress_health_check=[HealthCheck.too_slow])
 
 
 def changing_policy(prompt: str, rng: random.Random, version: int) -> Pieces:
@@ -128,8 +130,8 @@ class Run:
         self.in_memory = 0
         self.peak_in_memory = 0
         self.fail_learning_at: int | None = None
-        self._rollouts = Rollouts(
-            cached_sampler(store),
+        self._rollouts = RolloutBatches(
+            cached_sampler(store),  # type: ignore[arg-type]
             self.engine,
             grade,
             self.assemble,
@@ -144,7 +146,7 @@ class Run:
         self.peak_in_memory = max(self.peak_in_memory, self.in_memory)
         return await self._rollouts.batch(number)
 
-    async def assemble(self, number: int, groups: Sequence[Group]) -> TrainBatch:
+    async def assemble(self, number: int, groups: Sequence[RolloutGroup]) -> TrainBatch:
         assert number not in self.groups, "a batch was made twice"
         self.groups[number] = [group.drawn.number for group in groups]
         return await assemble(number, groups, AdvantageSettings())
@@ -160,7 +162,7 @@ class Run:
         await asyncio.sleep(self.schedule.learn[batch.number])
         self.learned.append(batch)
         self.in_memory -= 1
-        return {"train_tokens": 1.0}
+        return {"learner/tokens": 1.0}
 
     async def publish(self, version: int) -> None:
         """The new version serves before the call returns, as it does with a real engine."""
@@ -169,9 +171,12 @@ class Run:
         await asyncio.sleep(self.schedule.publish[version - 1] / 2)
 
     async def on_step(self, version: int, metrics: Metrics) -> bool:
-        assert 0 <= metrics["staleness_in_flight_mean"] <= metrics["staleness_mean"]
-        assert metrics["staleness_max"] <= self.schedule.staleness
-        assert metrics["seconds_step"] >= metrics["seconds_waiting"] + metrics["seconds_learning"] - 1e-9
+        assert 0 <= metrics["rollout/staleness_in_flight_mean"] <= metrics["rollout/staleness_mean"]
+        assert metrics["rollout/staleness_max"] <= self.schedule.staleness
+        assert (
+            metrics["pipeline/seconds_step"]
+            >= metrics["pipeline/seconds_waiting"] + metrics["pipeline/seconds_learning"] - 1e-9
+        )
         return True
 
     def assert_nothing_is_left(self) -> None:
@@ -190,14 +195,14 @@ class Run:
         assert groups == list(range(len(self.learned) * size))
 
 
-async def grade(drawn: DrawnGroup, completion: Completion) -> float:
+async def grade(drawn: PromptGroup, completion: Completion) -> float:
     return await WORLD.grade(WORLD.problem("any"), completion.text)
 
 
 @cache
 def cached_sampler(store: TreeStore) -> GroupSampler:
     """Draws are pure, so thousands of schedules can share them."""
-    sampler = GroupSampler(store, SETTINGS, SEED, Start.PREFIX)
+    sampler = GroupSampler(store, SETTINGS, SEED, StartStates.UNIFORM)
     sampler.draw = cache(sampler.draw)  # type: ignore[method-assign]
     return sampler
 
@@ -217,7 +222,7 @@ def assert_bounded(store: TreeStore, schedule: Schedule, eta: int) -> None:
     run_simulated(check())
 
 
-@settings(proof, max_examples=200)
+@examples(2, proof)
 @given(schedule=schedules)
 def test_no_token_is_staler_than_allowed_and_every_group_is_learned_once_in_order(
     searched_store: TreeStore, schedule: Schedule
@@ -226,7 +231,7 @@ def test_no_token_is_staler_than_allowed_and_every_group_is_learned_once_in_orde
 
 
 @pytest.mark.slow
-@settings(proof, max_examples=5_000)
+@examples(50, proof)
 @given(schedule=schedules)
 def test_thousands_of_schedules_keep_the_bound(searched_store: TreeStore, schedule: Schedule) -> None:
     assert_bounded(searched_store, schedule, schedule.staleness)

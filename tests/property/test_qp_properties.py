@@ -2,29 +2,31 @@
 
 import numpy as np
 import pytest
-from advantage_oracles import groups, objective, programs, project
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from treeopo.advantage import AdvantageSettings, Method, SolveStatus, exact, kernels, soft, staged_advantages
-from treeopo.advantage.qp import norm_residual, solve_exactly
+from tests.profiles import examples
+from tests.property.advantage_oracles import Group, Program, groups, objective, programs, project
+from treeopo.advantage import AdvantageMethod, AdvantageSettings, SolveStatus, exact, kernels, soft, staged_advantages
+from treeopo.advantage.qp import solve_exactly
+from treeopo.advantage.result import norm_residual
 from treeopo.advantage.slsqp import minimise
 
-QP = ("qp-hard", "qp-convex", "qp-soft")
+QP = (AdvantageMethod.QP_HARD, AdvantageMethod.QP_CONVEX, AdvantageMethod.QP_SOFT)
 TARGETS = ("rewards", "grpo", "expectation", "optimistic", "pessimistic", "loo")
 
 
-@settings(max_examples=1000, deadline=None)
+@examples(10)
 @given(programs())
-def test_exact_projection_equals_non_negative_least_squares(program):
+def test_exact_projection_equals_non_negative_least_squares(program: Program):
     status, a, _, _ = exact.project(*program)
     assert status == SolveStatus.OPTIMAL
     np.testing.assert_allclose(a, project(*program), rtol=0, atol=1e-8)
 
 
-@settings(max_examples=1000, deadline=None)
+@examples(10)
 @given(programs())
-def test_exact_projection_is_feasible_and_keeps_the_sum(program):
+def test_exact_projection_is_feasible_and_keeps_the_sum(program: Program):
     target, order, margin = program
     _, a, block, _ = exact.project(*program)
     assert abs(a.sum()) < 1e-12
@@ -34,9 +36,9 @@ def test_exact_projection_is_feasible_and_keeps_the_sum(program):
         assert a[block == label].mean() == pytest.approx(target[block == label].mean(), abs=1e-12)
 
 
-@settings(max_examples=500, deadline=None)
+@examples(5)
 @given(groups(), st.sampled_from(QP), st.sampled_from(TARGETS), st.sampled_from([None, 0.0, 0.05]))
-def test_exact_is_never_worse_than_slsqp_on_trees(group, method, target, margin):
+def test_exact_is_never_worse_than_slsqp_on_trees(group: Group, method, target, margin):
     both = {"target": target, "margin_pair": margin, "margin_triplet": margin}
     exactly = staged_advantages(*group, method, solver="exact", **both)
     slsqp = staged_advantages(*group, method, solver="slsqp", **both)
@@ -52,24 +54,24 @@ def test_exact_is_never_worse_than_slsqp_on_trees(group, method, target, margin)
         np.testing.assert_allclose(exactly.advantage, slsqp.advantage, rtol=0, atol=2e-3)
 
 
-@settings(max_examples=500, deadline=None)
+@examples(5)
 @given(programs(), st.sampled_from(QP), st.sampled_from([0.1, 1.0, 100.0]))
-def test_exact_is_never_worse_than_slsqp_on_any_program(program, method, penalty):
+def test_exact_is_never_worse_than_slsqp_on_any_program(program: Program, method, penalty):
     target, order, margin = program
-    status, a, _ = solve_exactly(Method(method), target, order, margin, penalty)
-    other, b, _ = minimise(Method(method), target, order, margin, penalty)
+    status, a, _ = solve_exactly(method, target, order, margin, penalty)
+    other, b, _ = minimise(method, target, order, margin, penalty)
     if method == "qp-soft":
         assert status == SolveStatus.OPTIMAL
     assume(status == other == SolveStatus.OPTIMAL)
     # SLSQP may buy objective with the little it misses its conditions by.
     total, excess, violation = kernels.miss(b, order, margin)
-    missed = total + float(norm_residual(Method(method), np.array(excess))) + violation * (method != "qp-soft")
+    missed = total + float(norm_residual(method, np.array(excess))) + violation * (method != "qp-soft")
     assert objective(method, a, *program, penalty) <= objective(method, b, *program, penalty) + 1e-7 + 20 * missed
 
 
-@settings(max_examples=500, deadline=None)
+@examples(5)
 @given(groups(), st.sampled_from(QP), st.sampled_from(TARGETS), st.sampled_from(["slsqp", "exact"]))
-def test_every_result_is_finite_centred_and_within_its_residuals(group, method, target, solver):
+def test_every_result_is_finite_centred_and_within_its_residuals(group: Group, method, target, solver):
     result = staged_advantages(*group, method, target=target, solver=solver)
     assert result.solve is not None
     assert np.isfinite(result.advantage).all()
@@ -83,9 +85,9 @@ def test_every_result_is_finite_centred_and_within_its_residuals(group, method, 
             assert result.solve.order_residual <= 1e-9
 
 
-@settings(max_examples=500, deadline=None)
+@examples(5)
 @given(programs(max_edges=24, margins=(0.0, 0.01, 0.3, 2.0), acyclic=False), st.sampled_from([0.1, 1.0, 100.0]))
-def test_the_soft_optimum_has_no_gradient_even_where_the_order_contradicts_itself(program, penalty):
+def test_the_soft_optimum_has_no_gradient_even_where_the_order_contradicts_itself(program: Program, penalty):
     target, order, margin = program
     status, a, _ = soft.soften(*program, penalty)
     assert status == SolveStatus.OPTIMAL
@@ -96,7 +98,7 @@ def test_the_soft_optimum_has_no_gradient_even_where_the_order_contradicts_itsel
     assert np.abs(gradient).max() <= 1e-12 * (1 + penalty) * 10
 
 
-def _program(group, method, both):
+def _program(group: Group, method, both) -> Program:
     """(target, order, margin) of the group, rebuilt outside the front door's solver path."""
     chosen = AdvantageSettings(method=method, **both)
     baseline = "flat" if both["target"] == "rewards" else both["target"]

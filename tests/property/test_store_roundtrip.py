@@ -4,13 +4,15 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from treeopo_storage import MemoryTreeStore, ProblemTree, StoreMeta, create_store, open_store, open_writer
 from treeopo_storage.conformance import VOCABULARY, assert_same_tree, random_tree
 from treeopo_storage.invariants import find_violation
 from treeopo_storage.packing import pack, unpack
 from treeopo_storage.streaming import problem_blocks
+
+from tests.profiles import examples
 
 META = StoreMeta("0123456789abcdef", "teacher", vocabulary_size=VOCABULARY)
 SEEDS = st.lists(st.integers(0, 10_000), min_size=1, max_size=12, unique=True)
@@ -30,7 +32,7 @@ def test_packing_loses_nothing(seeds: list[int]) -> None:
 
 
 @given(SEEDS, st.lists(st.integers(1, 4), min_size=12, max_size=12))
-@settings(max_examples=5, deadline=None)
+@examples(0.05)
 def test_memory_and_disk_agree_whatever_the_batches(seeds: list[int], sizes: list[int]) -> None:
     trees = trees_of(seeds)
     with tempfile.TemporaryDirectory() as directory:

@@ -1,4 +1,4 @@
-"""The paper's theory (§3.5, App. A) and the facts of SPEC §5 on random trees and groups.
+"""The paper's theory (Tree-OPO §3.5, App. A), and docs/advantages.md, Exact solutions, on random trees and groups.
 
 Expectations over completions are sums over every outcome, so unbiasedness is checked to rounding, not by sampling.
 """
@@ -8,15 +8,16 @@ from math import comb, exp
 
 import numpy as np
 import pytest
-from advantage_oracles import groups, programs, project, trees
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.optimize import isotonic_regression
 
+from tests.profiles import examples
+from tests.property.advantage_oracles import Group, Program, groups, programs, project, trees
 from treeopo.advantage import AdvantageSettings, Outcomes, exact, staged_advantages, staged_advantages_batch
 from treeopo.advantage.baselines import hoeffding_half_width
 
-EXAMPLES = settings(max_examples=500, deadline=None)
+EXAMPLES = examples(5)
 
 C = 3  # completions of every prefix
 
@@ -134,7 +135,7 @@ def test_lemma_3_2_the_expected_reward_is_the_baseline_of_least_variance(prefixe
 
 @EXAMPLES
 @given(groups(), st.sampled_from(["rewards", "expectation", "optimistic", "loo", "posterior"]))
-def test_theorem_a4_the_projection_never_increases_the_variance(group, target):
+def test_theorem_a4_the_projection_never_increases_the_variance(group: Group, target):
     heuristic = "flat" if target == "rewards" else target
     before = staged_advantages(*group, heuristic).advantage
     result = staged_advantages(*group, "qp-convex", target=target, solver="exact")
@@ -148,18 +149,18 @@ def test_theorem_a4_the_projection_never_increases_the_variance(group, target):
 
 @EXAMPLES
 @given(programs(margins=(0.0,)))
-def test_corollary_a5_variance_stays_at_most_one_and_falls_strictly_where_the_order_was_broken(program):
+def test_corollary_a5_variance_stays_at_most_one_and_falls_strictly_where_the_order_was_broken(program: Program):
     target, order, margin = program
     status, a, _ = exact.solve_one(False, target, order, margin)
     assert status == exact.OPTIMAL
-    assert np.var(a) <= min(1.0, np.var(target)) + 1e-12
+    assert np.var(a) <= min(1.0, float(np.var(target))) + 1e-12
     if (target[order[:, 0]] > target[order[:, 1]] + 1e-6).any():
         assert np.var(a) < np.var(target)
 
 
 @EXAMPLES
 @given(programs(margins=(0.0,)), st.integers(0, 2**32))
-def test_theorem_a7_the_projection_is_nearer_to_every_consistent_value_function(program, seed):
+def test_theorem_a7_the_projection_is_nearer_to_every_consistent_value_function(program: Program, seed):
     estimate, order, margin = program
     _, projected, _, _ = exact.project(estimate, order, margin)
     rng = np.random.default_rng(seed)
@@ -170,7 +171,7 @@ def test_theorem_a7_the_projection_is_nearer_to_every_consistent_value_function(
 
 @EXAMPLES
 @given(groups(), st.floats(-1, 1))
-def test_a8_the_mean_is_the_constant_that_leaves_the_least_second_moment(group, other):
+def test_a8_the_mean_is_the_constant_that_leaves_the_least_second_moment(group: Group, other):
     result = staged_advantages(*group, "expectation")
     assert np.mean(result.advantage**2) <= np.mean((result.raw - other) ** 2) + 1e-15
     # Centring keeps every difference between stages; dividing by the deviation would not.
@@ -194,7 +195,7 @@ def test_a9_monte_carlo_values_are_unbiased_with_their_variance_and_hoeffding_co
 
 @EXAMPLES
 @given(programs(margins=(0.0, 0.01, 0.3)), st.floats(-3, 3))
-def test_fact_1_projections_keep_sums(program, shift):
+def test_exact_solutions_1_projections_keep_sums(program: Program, shift):
     target, order, margin = program
     _, a, _, _ = exact.project(target + shift, order, margin)
     assert a.sum() == pytest.approx(target.size * shift, abs=1e-11)
@@ -202,7 +203,7 @@ def test_fact_1_projections_keep_sums(program, shift):
 
 @EXAMPLES
 @given(groups())
-def test_fact_2_the_ball_is_never_active_for_binary_rewards_without_margins(group):
+def test_exact_solutions_2_the_ball_is_never_active_for_binary_rewards_without_margins(group: Group):
     N, centred = len(group[1]), staged_advantages(*group, "flat").advantage
     a = staged_advantages(*group, "qp-convex", solver="exact").advantage
     assert a @ a <= centred @ centred + 1e-12 <= N / 4 + 1e-11 < N
@@ -215,7 +216,7 @@ def test_fact_2_the_ball_is_never_active_for_binary_rewards_without_margins(grou
     st.sampled_from([0.0, 1e-3, 0.3]),
     st.sampled_from([0.0, 1e-2, 0.2]),
 )
-def test_fact_3_margins_are_a_shift(group, heuristic, pair, triplet):
+def test_exact_solutions_3_margins_are_a_shift(group: Group, heuristic, pair, triplet):
     _, node, reward = group
     before = staged_advantages(*group, heuristic)
     low, high = before.order[:, 0], before.order[:, 1]
@@ -231,7 +232,7 @@ def test_fact_3_margins_are_a_shift(group, heuristic, pair, triplet):
 
 @EXAMPLES
 @given(groups(), st.integers(0, 2**32))
-def test_fact_4_no_feasible_point_of_the_sphere_beats_the_scaled_projection(group, seed):
+def test_exact_solutions_4_no_feasible_point_of_the_sphere_beats_the_scaled_projection(group: Group, seed):
     result = staged_advantages(*group, "qp-hard", solver="exact")
     reward, N = np.array(group[2], dtype=float), len(group[1])
     assume(0 < reward.sum() < N)
@@ -248,7 +249,7 @@ def test_fact_4_no_feasible_point_of_the_sphere_beats_the_scaled_projection(grou
 
 @EXAMPLES
 @given(groups(), st.sampled_from(["slsqp", "exact"]))
-def test_fact_5_without_margins_the_programs_return_plain_baselines(group, solver):
+def test_exact_solutions_5_without_margins_the_programs_return_plain_baselines(group: Group, solver):
     plain = {"solver": solver, "margin_pair": 0.0, "margin_triplet": 0.0}
     flat, grpo = staged_advantages(*group, "flat").advantage, staged_advantages(*group, "grpo").advantage
     for method, expected in (("qp-convex", flat), ("qp-soft", flat), ("qp-hard", grpo)):
@@ -258,7 +259,7 @@ def test_fact_5_without_margins_the_programs_return_plain_baselines(group, solve
 
 @EXAMPLES
 @given(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=30))
-def test_fact_6_on_a_chain_the_projection_is_isotonic_regression(values):
+def test_exact_solutions_6_on_a_chain_the_projection_is_isotonic_regression(values):
     target = np.array(values, dtype=float)
     chain = np.array([[i, i + 1] for i in range(target.size - 1)], dtype=np.int32).reshape(-1, 2)
     _, a, _, _ = exact.project(target, chain, np.zeros(len(chain)))
@@ -267,7 +268,7 @@ def test_fact_6_on_a_chain_the_projection_is_isotonic_regression(values):
 
 @EXAMPLES
 @given(groups(), st.sampled_from(["qp-hard", "qp-convex"]), st.sampled_from([1e-3, 1e-2, 0.1]))
-def test_lemma_3_3_the_optimum_ranks_every_constrained_pair_by_its_margin(group, method, margin):
+def test_lemma_3_3_the_optimum_ranks_every_constrained_pair_by_its_margin(group: Group, method, margin):
     result = staged_advantages(*group, method, solver="exact", margin_pair=margin, margin_triplet=margin)
     for i, j in result.order:
         assert result.advantage[i] + margin <= result.advantage[j] + 1e-9

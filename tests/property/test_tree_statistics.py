@@ -1,10 +1,11 @@
 """Whole-tree statistics agree with counting by hand, whatever the tree."""
 
 import numpy as np
-from advantage_oracles import in_subtree, trees
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.profiles import examples
+from tests.property.advantage_oracles import in_subtree, trees
 from treeopo.tree import check_parents, subtree_statistics
 
 
@@ -16,7 +17,7 @@ def counted_trees(draw):
     return parent, total, success
 
 
-@settings(max_examples=500, deadline=None)
+@examples(5)
 @given(counted_trees())
 def test_subtree_statistics_equal_counting_every_subtree(case):
     parent, total, success = case
@@ -29,7 +30,7 @@ def test_subtree_statistics_equal_counting_every_subtree(case):
         assert found.every[root] == all(success[p] == total[p] for p in below)
 
 
-@settings(max_examples=500, deadline=None)
+@examples(5)
 @given(trees(), trees())
 def test_a_forest_is_its_trees_side_by_side(left, right):
     joined = left + [p if p < 0 else p + len(left) for p in right]

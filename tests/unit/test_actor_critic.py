@@ -13,10 +13,10 @@ from tests.tiny_models import random_qwen2
 from tests.unit.test_learner import LORA, SETTINGS, batch, policy
 from treeopo.learner.critic import ValueHead, make_critic
 from treeopo.learner.learner import Learner
+from treeopo.learner.losses import Forward, Loss, SeparateLoss
+from treeopo.learner.losses.actor_critic import Actor, ValueRegression, gae
+from treeopo.learner.losses.policy_gradient import PolicyGradient
 from treeopo.learner.microbatch import MicroBatch, micro_batches
-from treeopo.learner.objectives import Forward, Separate
-from treeopo.learner.objectives.actor_critic import Actor, ValueRegression, gae
-from treeopo.learner.objectives.policy_gradient import PolicyGradient
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import CriticSettings, LearnerSettings, OptimizerSettings
 from treeopo.records import TrainBatch
@@ -37,11 +37,11 @@ def learner(
 ) -> tuple[Learner, nn.Module]:
     values = make_critic(adapted, critic)
     own = OptimizerSettings(learning_rate=critic.learning_rate, max_grad_norm=1e9)
-    terms = [
+    losses: list[Loss | SeparateLoss] = [
         Actor(PolicyGradient(settings), values, critic),
-        Separate("critic", ValueRegression(values, critic), own, list(values.parameters()), values),
+        SeparateLoss("critic", ValueRegression(values, critic), own, list(values.parameters()), values),
     ]
-    return Learner(adapted, terms, settings, steps=40, temperature=1.0), values
+    return Learner(adapted, losses, settings, steps=40, temperature=1.0), values
 
 
 def critic_of(architecture: Architecture) -> CriticSettings:
@@ -58,10 +58,10 @@ def test_while_the_critic_warms_up_it_alone_moves(model: Path, architecture: Arc
     ours, critic = learner(adapted, critic_of(architecture))
     before, values_before = [p.clone() for p in adapted.trainable], copies(critic)
     for number in range(2):
-        assert ours.step(batch(number))["critic_warmup"] == 1
+        assert ours.step(batch(number))["learner/critic_warmup"] == 1
     assert all(map(torch.equal, before, adapted.trainable))
     assert not all(map(torch.equal, values_before, critic.parameters()))
-    assert ours.step(batch(2))["critic_warmup"] == 0
+    assert ours.step(batch(2))["learner/critic_warmup"] == 0
     assert not any(map(torch.equal, before, adapted.trainable))
 
 
@@ -69,7 +69,7 @@ def test_with_a_critic_of_zeros_the_actor_descends_the_policy_gradient_of_discou
     """GAE with V = 0 and lambda 1 is the discounted return, computed here by a loop."""
     settings = CriticSettings(warmup_steps=0, discount=0.9, decay=1.0)
     rewards = tuple(
-        replace(row, advantages=np.arange(1.0, 1 + row.completion_length, dtype=np.float32) / 10)
+        replace(row, advantages=np.arange(1, 1 + row.completion_length, dtype=np.float32) / np.float32(10))
         for row in batch().sequences
     )
     returns = tuple(
@@ -109,7 +109,7 @@ def test_advantages_are_those_of_each_completion_alone(model: Path) -> None:
 def test_the_critic_comes_to_explain_the_returns_of_a_fixed_batch(model: Path, architecture: Architecture) -> None:
     fast = replace(critic_of(architecture), warmup_steps=100, learning_rate=2e-2, decay=1.0)
     ours, _ = learner(policy(model, torch.float32), fast)
-    explained = [ours.step(replace(batch(), number=number))["critic_explained"] for number in range(30)]
+    explained = [ours.step(replace(batch(), number=number))["learner/critic_explained"] for number in range(30)]
     assert explained[-1] > max(0.5, explained[0])
 
 
@@ -128,12 +128,12 @@ def test_the_critics_figures_are_of_the_tokens_it_was_shown(model: Path) -> None
     losses = [regression.loss(micro, Forward(nothing, nothing, nothing, nn.Identity())) for micro in shown]
     errors = torch.cat([gae(micro, torch.full((len(micro.row_C),), 0.5), CRITIC) for micro in shown])
     targets = errors + 0.5
-    assert sum(losses).item() == pytest.approx(
+    assert torch.stack(losses).sum().item() == pytest.approx(
         errors.square().sum().item() / sum(row.completion_length for row in whole.sequences)
     )
     metrics = regression.metrics()
-    assert metrics["critic_target_mean"] == pytest.approx(targets.mean().item())
-    assert metrics["critic_explained"] == pytest.approx(
+    assert metrics["learner/critic_target_mean"] == pytest.approx(targets.mean().item())
+    assert metrics["learner/critic_explained"] == pytest.approx(
         1 - errors.square().mean().item() / targets.var(correction=0).item()
     )
 

@@ -1,12 +1,14 @@
 """Everything a caller can get wrong is one line that names the argument and the index."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from treeopo.advantage import AdvantageSettings, Outcomes, staged_advantages, staged_advantages_batch
 from treeopo.errors import ConfigError, GroupError, InputError, TreeError
 
-GOOD = {"parent": [-1, 0, 1], "node": [0, 1], "reward": [0, 1]}
+GOOD: dict[str, Any] = {"parent": [-1, 0, 1], "node": [0, 1], "reward": [0, 1]}
 
 
 @pytest.mark.parametrize(
@@ -24,7 +26,16 @@ GOOD = {"parent": [-1, 0, 1], "node": [0, 1], "reward": [0, 1]}
         ({"node": [0.0, 1.0]}, GroupError, "node: expected integers"),
         ({"node": [], "reward": []}, GroupError, "node: expected a non-empty array"),
         ({"reward": [0, 1, 1]}, GroupError, r"reward: expected one per sample, shape \(2,\), got \(3,\)"),
-        ({"reward": [0, 0.5]}, GroupError, r"reward\[1\] = 0.5: the order of a tree needs rewards of 0 or 1"),
+        (
+            {"reward": [0, 0.5], "method": "optimistic"},
+            GroupError,
+            r"reward\[1\] = 0.5: advantage.method optimistic needs rewards of 0 or 1",
+        ),
+        (
+            {"reward": [0, 0.5], "method": "qp-soft"},
+            GroupError,
+            r"reward\[1\] = 0.5: advantage.method qp-soft needs rewards of 0 or 1",
+        ),
         ({"reward": [np.nan, 1]}, GroupError, r"reward\[0\] = nan: expected a finite number"),
         ({"reward": ["yes", "no"]}, GroupError, "reward: expected numbers"),
         ({"method": "mean"}, ConfigError, "method = 'mean': expected one of grpo, flat"),
@@ -48,7 +59,11 @@ GOOD = {"parent": [-1, 0, 1], "node": [0, 1], "reward": [0, 1]}
         ({"order": [[0, 2]]}, GroupError, r"order\[0\] = \[0, 2\]: expected two different samples of 0..1"),
         ({"order": [[0, 1], [1, 1]]}, GroupError, r"order\[1\] = \[1, 1\]"),
         ({"order": [0, 1]}, GroupError, r"order: expected integers of shape \(E, 2\)"),
-        ({"order": [[0, 1]], "method": "posterior", "reward": [0.0, 0.5]}, GroupError, r"reward\[1\] = 0.5: posterior"),
+        (
+            {"order": [[0, 1]], "method": "posterior", "reward": [0.0, 0.5]},
+            GroupError,
+            r"= 0.5: advantage.method posterior",
+        ),
     ],
 )
 def test_bad_input_is_named(change, error, message):
@@ -73,7 +88,7 @@ def test_bad_rollouts_are_named(total, success, message):
         staged_advantages(**GOOD, method="mc", rollouts=Outcomes(np.array(total), np.array(success)))
 
 
-BATCH = {
+BATCH: dict[str, Any] = {
     "parent": [-1, 0, -1, 0, 0],
     "parent_offset": [0, 2, 5],
     "node": [0, 1, 0, 2],

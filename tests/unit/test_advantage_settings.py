@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from treeopo.advantage import AdvantageSettings, Method, Scope, Solver
+from treeopo.advantage import AdvantageMethod, AdvantageSettings, Scope, Solver
 
 
 def test_the_defaults_are_the_papers():
     settings = AdvantageSettings()
-    assert settings.method is Method.EXPECTATION
+    assert settings.method is AdvantageMethod.EXPECTATION
     assert settings.alpha == 0.5
     assert settings.scope is Scope.GROUP
     assert settings.solver is Solver.SLSQP
@@ -26,8 +26,8 @@ def test_margins_default_to_the_methods_own(method, margins):
 
 
 def test_a_program_on_rewards_starts_from_the_flat_baseline():
-    assert AdvantageSettings(method="qp-hard").baseline is Method.FLAT
-    assert AdvantageSettings(method="qp-hard", target="loo").baseline is Method.LOO
+    assert AdvantageSettings(method=AdvantageMethod.QP_HARD).baseline is AdvantageMethod.FLAT
+    assert AdvantageSettings(method=AdvantageMethod.QP_HARD, target="loo").baseline is AdvantageMethod.LOO
 
 
 def test_importing_the_package_loads_neither_numba_nor_scipy_nor_anything_heavier():

@@ -1,11 +1,19 @@
 """Baselines by hand: the worked example of Appendix C, and the cases the formulas leave open."""
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 
-from treeopo.advantage import AdvantageSettings, Outcomes, staged_advantages, staged_advantages_batch
+from treeopo.advantage import (
+    AdvantageMethod,
+    AdvantageSettings,
+    Outcomes,
+    Solver,
+    staged_advantages,
+    staged_advantages_batch,
+)
 from treeopo.errors import GroupError
 
 #          Q   A  B  C  J  E  F  H
@@ -110,13 +118,18 @@ def test_trace_refuses_samples_of_two_branches():
         staged_advantages([-1, 0, 0], [1, 2], [0, 1], "trace")
     with pytest.raises(GroupError, match=r"samples part below node 1 \(group 1\)"):
         staged_advantages_batch(
-            [-1, -1, 0, 1, 1], [0, 1, 5], [0, 2, 3], [1, 0, 1], [0, 1, 3], AdvantageSettings(method="trace")
+            [-1, -1, 0, 1, 1],
+            [0, 1, 5],
+            [0, 2, 3],
+            [1, 0, 1],
+            [0, 1, 3],
+            AdvantageSettings(method=AdvantageMethod.TRACE),
         )
 
 
 def test_history_counts_like_samples_of_the_group():
     history = Outcomes(np.array([0.0, 3.0]), np.array([0.0, 3.0]))
-    kwargs = {"scope": "history", "history": history}
+    kwargs: dict[str, Any] = {"scope": "history", "history": history}
     assert staged_advantages([-1, 0], [0, 1], [0, 0], "expectation", **kwargs).value.tolist() == [3 / 5, 3 / 4]
     assert staged_advantages([-1, 0], [0, 1], [0, 0], "optimistic", **kwargs).value.tolist() == [1.0, 1.0]
     assert staged_advantages([-1, 0], [0, 1], [0, 0], "pessimistic", **kwargs).value.tolist() == [0.0, 0.0]
@@ -165,7 +178,7 @@ def test_a_batch_equals_its_groups_one_by_one():
             np.concatenate(nodes),
             np.concatenate(rewards),
             sample_offset,
-            AdvantageSettings(method=method, solver="exact"),
+            AdvantageSettings(method=AdvantageMethod(method), solver=Solver.EXACT),
         )
         for g, case in enumerate(cases):
             alone = staged_advantages(*case, method, solver="exact")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from treeopo.records import FloatArray
-from treeopo.rollout.behaviour import Suspect, compare
+from treeopo.rollout.behaviour import Suspect, compare_behaviour
 from treeopo.rollout.settings import BehaviourSettings
 
 SETTINGS = BehaviourSettings()
@@ -26,7 +26,7 @@ def log_softmax(logits_CV: FloatArray) -> FloatArray:
 def sampled(logprobs_CV: FloatArray, seed: int = 9) -> np.ndarray:
     """Gumbel-max."""
     noise = np.random.default_rng(seed).gumbel(size=logprobs_CV.shape)
-    return np.argmax(logprobs_CV + noise, axis=1)
+    return np.asarray(np.argmax(logprobs_CV + noise, axis=1))
 
 
 def chosen(logprobs_CV: FloatArray, tokens_C: np.ndarray) -> FloatArray:
@@ -39,7 +39,7 @@ def test_bfloat16_against_float32_passes(seed: int) -> None:
     exact = logits(seed)
     rounded = torch.from_numpy(exact).bfloat16().float().numpy()
     tokens = sampled(log_softmax(rounded))
-    mismatch = compare(chosen(log_softmax(rounded), tokens), chosen(log_softmax(exact), tokens))
+    mismatch = compare_behaviour(chosen(log_softmax(rounded), tokens), chosen(log_softmax(exact), tokens))
     assert mismatch.complaint(SETTINGS) is None
     assert 0 < mismatch.kl < SETTINGS.max_kl / 10
     assert mismatch.mass == pytest.approx(1, abs=4 * mismatch.mass_error)
@@ -52,7 +52,7 @@ def test_log_probabilities_without_the_temperature_are_refused(seed: int, temper
     """What a server gives in raw_logprobs mode: tokens sampled at a temperature, log-probabilities at 1."""
     tempered = log_softmax(logits(seed) / np.float32(temperature))
     tokens = sampled(tempered)
-    mismatch = compare(chosen(log_softmax(logits(seed)), tokens), chosen(tempered, tokens))
+    mismatch = compare_behaviour(chosen(log_softmax(logits(seed)), tokens), chosen(tempered, tokens))
     assert "the temperature is suspect" in str(mismatch.complaint(SETTINGS))
 
 
@@ -68,7 +68,7 @@ def test_a_sampler_that_truncates_is_refused(seed: int, top_p: float) -> None:
     np.put_along_axis(kept, order, mass_before < top_p, 1)
     truncated = log_softmax(np.where(kept, full, np.float32(-1e9)).astype(np.float32))
     tokens = sampled(truncated)
-    mismatch = compare(chosen(truncated, tokens), chosen(full, tokens))
+    mismatch = compare_behaviour(chosen(truncated, tokens), chosen(full, tokens))
     assert mismatch.suspect is Suspect.TRUNCATION
     assert mismatch.mass < 0.97
     assert "its sampler is suspect" in str(mismatch.complaint(SETTINGS))
@@ -78,7 +78,7 @@ def test_a_sampler_that_truncates_is_refused(seed: int, top_p: float) -> None:
 def test_other_weights_are_refused(seed: int) -> None:
     tokens = sampled(log_softmax(logits(seed)))
     other = chosen(log_softmax(logits(seed + 100)), tokens)
-    mismatch = compare(chosen(log_softmax(logits(seed)), tokens), other)
+    mismatch = compare_behaviour(chosen(log_softmax(logits(seed)), tokens), other)
     assert "the weights are suspect" in str(mismatch.complaint(SETTINGS))
     assert "\n" not in str(mismatch.complaint(SETTINGS))
 
@@ -86,12 +86,12 @@ def test_other_weights_are_refused(seed: int) -> None:
 def test_noise_beyond_rounding_is_called_so() -> None:
     noisy = logits(0) + np.random.default_rng(5).standard_normal((C, V)).astype(np.float32) * 0.4
     tokens = sampled(log_softmax(noisy))
-    mismatch = compare(chosen(log_softmax(noisy), tokens), chosen(log_softmax(logits(0)), tokens))
+    mismatch = compare_behaviour(chosen(log_softmax(noisy), tokens), chosen(log_softmax(logits(0)), tokens))
     assert mismatch.suspect is Suspect.PRECISION
     assert mismatch.complaint(SETTINGS) is not None
 
 
 def test_equal_sides_have_no_mismatch() -> None:
     same = np.array([-0.1, -2.0, -30.0], np.float32)
-    mismatch = compare(same, same)
+    mismatch = compare_behaviour(same, same)
     assert (mismatch.kl, mismatch.largest, mismatch.complaint(SETTINGS)) == (0.0, 0.0, None)

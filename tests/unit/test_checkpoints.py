@@ -3,17 +3,17 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from treeopo.config import TrainConfig
 from treeopo.errors import RunError
 from treeopo.learner.checkpoints import Checkpoints
-from treeopo.metrics import JsonLinesSink, TensorBoardSink, read_metrics
-from treeopo.run_directory import RunDirectory
+from treeopo.run.directory import RunDirectory
 
 
-def content(text: str):  # type: ignore[no-untyped-def]
+def content(text: str) -> Any:
     def write(directory: Path) -> None:
         (directory / "adapter").mkdir()
         (directory / "adapter" / "weights").write_text(text)
@@ -55,31 +55,6 @@ def test_a_checkpoint_saved_again_replaces_the_first(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, kept=2)
     checkpoints.save(3, content("first"))
     assert (checkpoints.save(3, content("second")) / "adapter" / "weights").read_text() == "second"
-
-
-def test_a_resumed_run_has_each_step_once_and_loses_a_torn_line(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    first = JsonLinesSink(path, resume_at=0)
-    for step in (1, 2, 3):
-        first.write(step, {"reward": step / 10})
-    first.close()
-    path.write_text(path.read_text() + '{"step": 4, "rew')
-    assert [row["step"] for row in read_metrics(path)] == [1, 2, 3]
-    second = JsonLinesSink(path, resume_at=2)
-    second.write(3, {"reward": 0.9})
-    second.close()
-    assert [(row["step"], row["reward"]) for row in read_metrics(path)] == [(1, 0.1), (2, 0.2), (3, 0.9)]
-
-
-def test_tensorboard_gets_every_metric(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    sink = TensorBoardSink(tmp_path, resume_at=0)
-    sink.write(1, {"reward": 0.25, "loss": -1.0})
-    sink.close()
-    events = EventAccumulator(str(tmp_path)).Reload()
-    assert set(events.Tags()["scalars"]) == {"reward", "loss"}
-    assert [(event.step, event.value) for event in events.Scalars("reward")] == [(1, 0.25)]
 
 
 def config(path: Path) -> TrainConfig:

@@ -7,7 +7,7 @@ import torch
 
 from tests.flat import Token, flat
 from treeopo.errors import ConfigError
-from treeopo.learner.objectives.corrections import PRESETS, correct
+from treeopo.learner.losses.corrections import PRESETS, correct
 from treeopo.learner.settings import BOUNDS, Correction, LearnerSettings
 
 # Two completions with token ratios (4, 1/2) and (1/4, 1): products 2 and 1/4, geometric means 1.414 and 1/2.

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from treeopo.demo import Demo, _Seconds, summary
 from treeopo.evaluation.accuracy import Scores
-from treeopo.evaluation.comparison import compare
-from treeopo.runs import TrainSummary
+from treeopo.evaluation.comparison import compare_models
+from treeopo.jobs.demo import Demo, _Seconds, summary
+from treeopo.jobs.train import TrainSummary
 from treeopo.search.report import TreeReport
 
 
@@ -18,7 +18,7 @@ def test_the_summary_holds_before_and_after_with_intervals_and_their_paired_diff
     empty = np.zeros(0)
     report = TreeReport(7, 7, 5, 60, 60, 112, 900, empty.astype(int), empty.astype(int), empty)
     training = TrainSummary(20, True, 19, 1, 900.0, 800.0, "50 prefixes", Path("demo/run/adapter"), None)
-    evaluation = compare("set", ["demo/run", "base"], [after, before])
+    evaluation = compare_models("set", ["demo/run", "base"], [after, before])
     figures = summary(Demo(Path("demo"), report, training, evaluation, {"trees": 3.0, "training": 4.0}))
     assert figures["before"]["pass_at_1"] == 0.3
     assert figures["after"]["pass_at_1"] == 0.9

@@ -24,19 +24,19 @@ from tests.unit.test_policy_gradient_exact import (
 )
 from treeopo.learner.policy import LoraPolicy
 from treeopo.records import (
-    Column,
     Completion,
-    Draw,
-    DrawnGroup,
     FinishReason,
     FloatArray,
-    Group,
     IntArray,
-    Sample,
+    Prompt,
+    PromptGroup,
+    Rollout,
+    RolloutGroup,
+    TokenColumn,
     TrainBatch,
 )
 from treeopo.rollout.distillation import distil, with_teacher
-from treeopo.rollout.settings import Credit
+from treeopo.rollout.settings import TeacherReward
 
 __all__ = ["model"]
 
@@ -59,24 +59,24 @@ class TableTeacher:
         ]
 
 
-def group(number: int, said: Sequence[tuple[int, ...]], logprobs: dict[tuple[int, ...], FloatArray]) -> Group:
-    draw = Draw(0, np.array(PROMPT, np.int32))
-    samples = []
+def group(number: int, said: Sequence[tuple[int, ...]], logprobs: dict[tuple[int, ...], FloatArray]) -> RolloutGroup:
+    prompt = Prompt(0, np.array(PROMPT, np.int32))
+    rollouts = []
     for completion in said:
         reason = FinishReason.STOP if completion[-1] == END else FinishReason.LENGTH
         versions = np.zeros(len(completion), np.int32)
         answer = Completion(np.array(completion, np.int32), logprobs[completion], versions, "", reason)
-        samples.append(Sample(draw, answer, 0.0, 0))
-    return Group(DrawnGroup(number, 0, np.array([-1], np.int32), (draw,) * len(said)), tuple(samples))
+        rollouts.append(Rollout(prompt, answer, 0.0, 0))
+    return RolloutGroup(PromptGroup(number, 0, np.array([-1], np.int32), (prompt,) * len(said)), tuple(rollouts))
 
 
-async def expected_gradient(model: Path, credit: Credit, size: int, longest: int) -> list[torch.Tensor]:
+async def expected_gradient(model: Path, teacher_reward: TeacherReward, size: int, longest: int) -> list[torch.Tensor]:
     """E over groups of `size` completions of the policy of what the learner descends, by enumerating all groups."""
     with torch.no_grad():
         found = token_logprobs(policy(model), longest)
     own = {completion: row.numpy() for completion, row in zip(completions(longest), found, strict=True)}
     groups = [group(number, said, own) for number, said in enumerate(product(own, repeat=size))]
-    batch = await distil(0, groups, TableTeacher(policy(model, seed=2, spread=0.5), longest), credit)
+    batch = await distil(0, groups, TableTeacher(policy(model, seed=2, spread=0.5), longest), teacher_reward)
     chances = [np.exp(sum(own[said].sum() for said in row)) for row in product(own, repeat=size)]
     rows = tuple(
         replace(row, advantages=row.advantages.astype(np.float64) * chances[index // size] * len(groups))
@@ -86,15 +86,16 @@ async def expected_gradient(model: Path, credit: Credit, size: int, longest: int
 
 
 @pytest.mark.parametrize(
-    ("credit", "size", "longest"), [(Credit.TO_GO, 1, LONGEST), (Credit.TO_GO, 2, 2), (Credit.LEAVE_ONE_OUT, 2, 2)]
+    ("teacher_reward", "size", "longest"),
+    [(TeacherReward.TO_GO, 1, LONGEST), (TeacherReward.TO_GO, 2, 2), (TeacherReward.LEAVE_ONE_OUT, 2, 2)],
 )
 async def test_the_expected_gradient_is_that_of_the_divergence_over_whole_completions(
-    model: Path, credit: Credit, size: int, longest: int
+    model: Path, teacher_reward: TeacherReward, size: int, longest: int
 ) -> None:
     with torch.no_grad():
         teacher = torch.stack([row.sum() for row in token_logprobs(policy(model, seed=2, spread=0.5), longest)])
     expected = exact(policy(model), lambda logprobs: (logprobs.exp() * (logprobs - teacher)).sum(), longest)
-    assert distance(await expected_gradient(model, credit, size, longest), expected) < 1e-5
+    assert distance(await expected_gradient(model, teacher_reward, size, longest), expected) < 1e-5
 
 
 async def test_a_critic_gets_the_reward_of_each_token_and_the_run_the_divergence(model: Path) -> None:
@@ -104,12 +105,12 @@ async def test_a_critic_gets_the_reward_of_each_token_and_the_run_the_divergence
         }
     said = list(own)[:4]
     teacher = TableTeacher(policy(model, seed=2), LONGEST)
-    batch = await distil(3, [group(0, said, own)], teacher, Credit.REWARD)
+    batch = await distil(3, [group(0, said, own)], teacher, TeacherReward.PER_TOKEN)
     rewards = [teacher._scores[each] - own[each] for each in said]
     for row, reward in zip(batch.sequences, rewards, strict=True):
         np.testing.assert_allclose(row.advantages, reward)
-    assert batch.metrics["teacher_kl"] == pytest.approx(-np.concatenate(rewards).mean())
-    assert batch.metrics["teacher_return"] == pytest.approx(np.concatenate(rewards).sum() / 4)
+    assert batch.metrics["rollout/teacher_kl"] == pytest.approx(-np.concatenate(rewards).mean())
+    assert batch.metrics["rollout/teacher_return"] == pytest.approx(np.concatenate(rewards).sum() / 4)
     assert batch.number == 3
 
 
@@ -117,17 +118,17 @@ async def test_only_tokens_whose_teacher_log_probability_is_unknown_are_scored(m
     own = {said: row.detach().numpy() for said, row in zip(completions(), token_logprobs(policy(model)), strict=True)}
     said = list(own)[:3]
     teacher = TableTeacher(policy(model, seed=2), LONGEST)
-    drawn = await distil(0, [group(0, said, own)], teacher, Credit.REWARD)
+    drawn = await distil(0, [group(0, said, own)], teacher, TeacherReward.PER_TOKEN)
     known = np.full(len(said[0]), -7.0, np.float32)
     unknown = np.full(len(said[1]), np.nan, np.float32)
     sequences = (
-        replace(drawn.sequences[0], extras={Column.TEACHER: known}),
-        replace(drawn.sequences[1], extras={Column.TEACHER: unknown}),
+        replace(drawn.sequences[0], extras={TokenColumn.TEACHER: known}),
+        replace(drawn.sequences[1], extras={TokenColumn.TEACHER: unknown}),
         drawn.sequences[2],
     )
     teacher.asked = 0
     scored = await with_teacher(replace(drawn, sequences=sequences), teacher)
     assert teacher.asked == 2
-    columns = [row.extras[Column.TEACHER] for row in scored.sequences]
+    columns = [row.extras[TokenColumn.TEACHER] for row in scored.sequences]
     for column, expected in zip(columns, [known, teacher._scores[said[1]], teacher._scores[said[2]]], strict=True):
         np.testing.assert_array_equal(column, expected)

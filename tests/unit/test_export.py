@@ -16,16 +16,17 @@ from treeopo_storage.retokenize import retokenize, retokenized_meta
 from typer.testing import CliRunner
 
 from tests.tiny_models import random_qwen2
-from treeopo import runs
 from treeopo.config import TrainConfig, load_config
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ModelError, RunError
-from treeopo.run_directory import RunDirectory
+from treeopo.jobs.export import export_merged
+from treeopo.jobs.train import train
+from treeopo.run.directory import RunDirectory
 
 
 @pytest.fixture(scope="module")
 def run(searched_store: TreeStore, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """Trained by sft for three steps, the whole way through `runs.train`; no engine."""
+    """Trained by sft for three steps, the whole way through `jobs.train`; no engine."""
     directory = tmp_path_factory.mktemp("export")
     student = random_qwen2(directory / "student")
     tokenizer = ModelTokenizer(str(student))
@@ -38,7 +39,7 @@ def run(searched_store: TreeStore, tmp_path_factory: pytest.TempPathFactory) -> 
         "learner.optimizer.learning_rate": 1e-2, "rollout.batch_size": 8,
     }  # fmt: skip
     created = RunDirectory.create(load_config(TrainConfig, file=None, flags=flags))
-    summary = runs.train(created, lambda notice: None, lambda step, metrics: None)
+    summary = train(created, lambda notice: None, lambda step, metrics: None)
     assert summary.complete
     assert summary.informative_steps == 3
     return created
@@ -96,14 +97,14 @@ def test_each_carries_a_card_with_the_run_s_settings_and_figures(
     settings = re.search(r"```json\n(.*?)\n```", card.content, re.DOTALL)
     assert settings
     assert json.loads(settings[1]) == run.config.model_dump(mode="json")
-    assert "| loss |" in card.content
+    assert "| learner/loss |" in card.content
     assert "transformers 5" in card.content
 
 
 def test_an_export_never_writes_over_anything(run: RunDirectory, merged: Path) -> None:
     weights = (merged / "model.safetensors").read_bytes()
     with pytest.raises(RunError, match="is there already"):
-        runs.export_merged(run, merged)
+        export_merged(run, merged)
     assert (merged / "model.safetensors").read_bytes() == weights
 
 
@@ -113,7 +114,7 @@ def test_a_damaged_adapter_leaves_nothing_half_written(run: RunDirectory, tmp_pa
     try:
         weights.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(ModelError, match="not an adapter of"):
-            runs.export_merged(run, tmp_path / "out")
+            export_merged(run, tmp_path / "out")
         assert not list(tmp_path.iterdir())
     finally:
         weights.write_bytes(whole)

@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.gradients import step
 from tests.tiny_models import random_qwen2
 from tests.unit.test_learner import SETTINGS, batch, policy
 from treeopo.learner.learner import Learner
-from treeopo.learner.objectives import Separate
-from treeopo.learner.objectives.kl import CHUNK, KlToTeacher, full_kl, score_coefficients
+from treeopo.learner.losses import SeparateLoss
+from treeopo.learner.losses.kl import CHUNK, KlToTeacher, full_kl, score_coefficients
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import Aggregation, Direction, KlSettings, LearnerSettings, OptimizerSettings
-from treeopo.learner.teacher import Teacher
+from treeopo.learner.teacher import TeacherModel
 from treeopo.records import TrainBatch
 
 DIRECTIONS: tuple[Direction, ...] = ("reverse", "forward")
@@ -106,11 +107,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def gradient(adapted: LoraPolicy, settings: LearnerSettings, term: KlToTeacher, rows: TrainBatch) -> list[Tensor]:
-    seen: list[Tensor] = []
-    learner = Learner(adapted, [term], settings, steps=9, temperature=1.0)
-    learner._descents[""].step = lambda closure=None: seen.extend(p.grad.clone() for p in adapted.trainable)  # type: ignore
-    learner.step(rows)
-    return seen
+    return step(Learner(adapted, [term], settings, steps=9, temperature=1.0), rows)[0]
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -120,7 +117,7 @@ def test_the_learner_descends_beta_times_the_divergence_of_every_position(
 ) -> None:
     settings = replace(SETTINGS, aggregation=aggregation, microbatch_tokens=budget, optimizer=UNCLIPPED)
     kl = KlSettings(direction=direction, estimate="full", beta=0.3)
-    teacher = Teacher(str(models[1]), settings)
+    teacher = TeacherModel(str(models[1]), settings)
     ours = gradient(policy(models[0]), settings, KlToTeacher(kl, settings, 1.0, teacher), batch())
     adapted = policy(models[0])
     loss = torch.zeros((), dtype=torch.float64)
@@ -143,16 +140,16 @@ def test_kl_alone_by_its_own_optimiser_brings_the_policy_nearer_to_the_teacher(
 ) -> None:
     kl = KlSettings(direction=direction, estimate="full")
     adapted = policy(models[0], torch.float32)
-    term = KlToTeacher(kl, SETTINGS, 1.0, Teacher(str(models[1]), SETTINGS))
-    own = Separate("kl", term, OptimizerSettings(learning_rate=1e-2), adapted.trainable)
+    term = KlToTeacher(kl, SETTINGS, 1.0, TeacherModel(str(models[1]), SETTINGS))
+    own = SeparateLoss("kl", term, OptimizerSettings(learning_rate=1e-2), adapted.trainable)
     learner = Learner(adapted, [own], SETTINGS, steps=20, temperature=1.0)
-    found = [learner.step(replace(batch(1), number=number))["kl"] for number in range(8)]
+    found = [learner.step(replace(batch(1), number=number))["learner/kl"] for number in range(8)]
     assert found[-1] < found[0]
 
 
 @pytest.mark.parametrize("budget", [1, 10_000])
 def test_a_teacher_s_scores_are_transformers_own_in_the_order_asked_for(models: tuple[Path, Path], budget: int) -> None:
-    teacher = Teacher(str(models[1]), replace(SETTINGS, microbatch_tokens=budget))
+    teacher = TeacherModel(str(models[1]), replace(SETTINGS, microbatch_tokens=budget))
     rows = batch().sequences
     scores = teacher.score([row.token_ids for row in rows], [row.prefix_length for row in rows])
     for row, score in zip(rows, scores, strict=True):

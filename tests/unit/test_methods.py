@@ -3,14 +3,15 @@
 from typing import Any
 
 import pytest
+from treeopo_cli import render
 from treeopo_cli.main import app
 from typer.testing import CliRunner
 
-from treeopo.advantage import Method as Advantage
+from treeopo.advantage import AdvantageMethod as Advantage
 from treeopo.config import TrainConfig, load_config
 from treeopo.errors import ConfigError
-from treeopo.methods import METHODS, find_method, plan_groups
-from treeopo.rollout.sampler import Start
+from treeopo.methods import METHODS
+from treeopo.rollout.sampling.names import StartStates
 
 
 def config(**flags: Any) -> TrainConfig:
@@ -18,24 +19,23 @@ def config(**flags: Any) -> TrainConfig:
     return load_config(TrainConfig, file=None, flags=given)
 
 
-def plan(**flags: Any) -> tuple[Start, Advantage]:
-    asked = config(**flags)
-    start, advantage = plan_groups(find_method(asked.method), asked.advantage)
+def plan(**flags: Any) -> tuple[str, Advantage]:
+    start, advantage = config(**flags).group_plan
     return start, advantage.method
 
 
 def test_grpo_starts_at_the_root_and_is_standardised_unless_told_otherwise() -> None:
-    assert plan(method="grpo") == (Start.ROOT, Advantage.GRPO)
-    assert plan_groups(find_method("grpo"), config(method="grpo").advantage)[1].standardize
+    assert plan(method="grpo") == (StartStates.ROOT, Advantage.GRPO)
+    assert config(method="grpo").group_plan[1].standardize
 
 
-@pytest.mark.parametrize("advantage", set(Advantage) - {Advantage.GRPO, Advantage.MC, Advantage.TRACE})
+@pytest.mark.parametrize("advantage", sorted(set(Advantage) - {Advantage.GRPO, Advantage.MC, Advantage.TRACE}))
 def test_tree_opo_draws_prefixes_for_every_baseline_and_program(advantage: Advantage) -> None:
-    assert plan(advantage__method=str(advantage)) == (Start.PREFIX, advantage)
+    assert plan(advantage__method=str(advantage)) == (StartStates.UNIFORM, advantage)
 
 
 def test_the_trace_ablation_draws_from_one_trace() -> None:
-    assert plan(advantage__method="trace") == (Start.TRACE, Advantage.TRACE)
+    assert plan(advantage__method="trace") == (StartStates.TRACE, Advantage.TRACE)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,9 @@ def test_an_unknown_method_is_answered_with_the_known_ones() -> None:
         config(method="ppo")
 
 
-def test_every_method_is_listed_with_what_it_needs() -> None:
-    out = CliRunner().invoke(app, ["methods"], env={"COLUMNS": "200"}).output
+def test_every_method_is_listed_with_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render.console, "width", 200)
+    out = CliRunner().invoke(app, ["methods"]).output
     for method in METHODS.values():
         assert method.name in out
         assert all(need in out for need in method.needs)
@@ -67,17 +68,21 @@ def test_every_method_is_listed_with_what_it_needs() -> None:
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        ({"method": "sft", "advantage.method": "loo"}, "method sft has no groups, so no advantages"),
+        (
+            {"method": "sft", "advantage.method": "loo"},
+            "advantage is for methods tree-opo, grpo, tree-opo-kl, tree-opo-replay; method sft has no use",
+        ),
         ({"method": "dvo", "rollout.temperature": 0.7}, "method dvo samples nothing, leave it at 1"),
-        ({"method": "sft", "dvo.beta": 0.2}, "dvo.beta belongs to method dvo"),
+        ({"method": "sft", "dvo.beta": 0.2}, "dvo is for method dvo; method sft has no use for it, leave it out"),
         ({"method": "dvo", "dvo.beta": 0.0}, "dvo.beta is 0.0; it must be positive"),
-        ({"method": "dvo", "solutions.problems": "staged-arithmetic"}, "solutions.problems belongs to method sft"),
+        ({"method": "dvo", "solutions.problems": "staged-arithmetic"}, "solutions is for method sft"),
         ({"method": "sft", "solutions.problems": "staged-arithmetic"}, "give a store or solutions.problems"),
         ({"method": "sft", "solutions.limit": 4}, "go with solutions.problems"),
-        ({"method": "tree-opo", "kl.beta": 0.2}, "kl settings belong to method tree-opo-kl"),
-        ({"method": "reinforce-kl", "critic.decay": 1.0}, "critic settings belong to method actor-critic"),
-        ({"method": "grpo", "teacher": "big"}, "method grpo learns from none"),
-        ({"method": "reinforce-kl", "advantage.method": "loo"}, "learns from the teacher alone"),
+        ({"method": "tree-opo", "kl.beta": 0.2}, "kl is for method tree-opo-kl"),
+        ({"method": "reinforce-kl", "critic.decay": 1.0}, "critic is for method actor-critic"),
+        ({"method": "grpo", "advantage.method": "loo"}, "method grpo z-scores the rewards of a group"),
+        ({"method": "grpo", "teacher": "big"}, "teacher is for methods tree-opo-kl, reinforce-kl, mcts-reinforce"),
+        ({"method": "reinforce-kl", "advantage.method": "loo"}, "advantage is for methods tree-opo, grpo"),
         (
             {"method": "reinforce-kl-baseline", "rollout.group_size": 1},
             "compares the completions of a group; rollout.group_size must be 2",

@@ -1,33 +1,31 @@
 """A loss or gradient that is not finite changes nothing; several in a row end the run, its batch kept for replay."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from tests.tiny_models import VOCABULARY, random_qwen2
 from treeopo.config import TrainConfig
 from treeopo.errors import DivergedError, RunError
 from treeopo.learner.batch_file import read_batch, write_batch
 from treeopo.learner.checkpoints import Checkpoints
-from treeopo.learner.learner import Learner
-from treeopo.learner.objectives.policy_gradient import PolicyGradient
+from treeopo.learner.learner import OPTIMIZER_FILE, Learner
+from treeopo.learner.losses.policy_gradient import PolicyGradient
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings, LoraSettings, OptimizerSettings
+from treeopo.learner.spec import LearnerSpec
 from treeopo.learner.thread import LearnerThread
-from treeopo.metrics import JsonLinesSink, read_metrics
 from treeopo.records import TrainBatch, TrainSequence
-from treeopo.rollout.behaviour import Mismatch, Suspect
-from treeopo.run_directory import RunDirectory
-from treeopo.training import Training
+from treeopo.run.directory import RunDirectory
+from treeopo.run.loop import Learn
 
 SETTINGS = LearnerSettings(
     lora=LoraSettings(rank=2, alpha=4, dropout=0.1),
@@ -63,7 +61,7 @@ def batch(number: int, advantage: float = 1.0) -> TrainBatch:
         for row, length in enumerate((3, 5, 1))
     ]
     rows[1].advantages[2] = advantage
-    return TrainBatch(number, tuple(rows), {"reward": 0.5})
+    return TrainBatch(number, tuple(rows), {"rollout/reward": 0.5})
 
 
 def infinite_gradient(learner: Learner) -> None:
@@ -71,22 +69,26 @@ def infinite_gradient(learner: Learner) -> None:
     learner.policy.trainable[0].register_hook(lambda gradient: gradient * math.inf)
 
 
+def saved(learner: Learner, directory: Path) -> tuple[Any, dict[str, Tensor]]:
+    """Moments and schedules, and the adapter, as a checkpoint holds them."""
+    directory.mkdir()
+    learner.save_state(directory)
+    state = torch.load(directory / OPTIMIZER_FILE, weights_only=True)
+    return state["optimizers"], load_file(directory / "adapter" / "adapter_model.safetensors")
+
+
 @pytest.mark.parametrize("spoil", [lambda learner: None, infinite_gradient])
 def test_a_step_that_is_not_finite_leaves_adapter_optimiser_and_schedule_as_they_were(
-    model: Path, spoil: Callable[[Learner], None]
+    model: Path, spoil: Callable[[Learner], None], tmp_path: Path
 ) -> None:
     spoilt = learner(model)
     spoilt.step(batch(0))
-    weights = [parameter.clone() for parameter in spoilt.policy.trainable]
-    moments = [state["exp_avg"].clone() for state in spoilt._descents[""].state.values()]
-    rate = spoilt._descents[""].learning_rate
+    before = saved(spoilt, tmp_path / "before")
     spoil(spoilt)
     metrics = spoilt.step(batch(1, math.nan) if spoil is not infinite_gradient else batch(1))
-    assert metrics["nonfinite_steps"] == 1
+    assert metrics["learner/nonfinite_steps"] == 1
     assert spoilt.version == 2  # batches stay in order
-    assert all(map(torch.equal, weights, spoilt.policy.trainable))
-    assert all(torch.equal(a, b["exp_avg"]) for a, b in zip(moments, spoilt._descents[""].state.values(), strict=True))
-    assert spoilt._descents[""].learning_rate == rate
+    torch.testing.assert_close(saved(spoilt, tmp_path / "after"), before, rtol=0, atol=0)
     assert all(parameter.grad is None for parameter in spoilt.policy.trainable)
 
 
@@ -101,7 +103,7 @@ def test_the_steps_that_follow_are_those_of_a_run_without_the_bad_batch(model: P
     for each in (with_bad, without):
         torch.manual_seed(9)
         metrics = each.step(batch(2))
-        assert metrics["nonfinite_steps"] == (each is with_bad)
+        assert metrics["learner/nonfinite_steps"] == (each is with_bad)
     assert all(map(torch.equal, with_bad.policy.trainable, without.policy.trainable))
 
 
@@ -121,7 +123,7 @@ def test_a_kept_batch_replayed_on_the_checkpoint_gives_the_same_loss(model: Path
     run.save_state(tmp_path)
     replayed = learner(model, tmp_path / "adapter")
     replayed.load_state(tmp_path)
-    losses = [each.step(read_batch(path))["loss"] for each in (run, replayed)]
+    losses = [each.step(read_batch(path))["learner/loss"] for each in (run, replayed)]
     assert not math.isfinite(losses[0])
     np.testing.assert_equal(losses[1], losses[0])
 
@@ -129,14 +131,14 @@ def test_a_kept_batch_replayed_on_the_checkpoint_gives_the_same_loss(model: Path
 async def test_a_run_that_diverges_keeps_its_policy_and_the_batch_and_says_where(model: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path, TrainConfig(store=tmp_path, output=tmp_path))
     checkpoints = Checkpoints(run.checkpoints, kept=1)
-    thread = await LearnerThread.start(
-        str(model), SETTINGS, lambda policy: [PolicyGradient(SETTINGS)], checkpoints, steps=8, temperature=1.0, seed=0
+    spec = LearnerSpec(
+        str(model), SETTINGS, lambda policy: [PolicyGradient(SETTINGS)], steps=8, temperature=1.0, seed=0
     )
-    compared = Mismatch(0.0, 0.0, 1.0, 0.0, 2, Suspect.PRECISION)  # not the run's first step
-    stage = partial(Training._learn, cast(Training, SimpleNamespace(run=run, learner=thread, compared=compared)))
-    await stage(batch(0, math.nan))
+    thread = await LearnerThread.start(spec, checkpoints)
+    learn = Learn(run, thread, samples_with_engine=False)
+    await learn(batch(0, math.nan))
     with pytest.raises(DivergedError, match=r"step 1: .*diverged-batch-000001\.npz") as error:
-        await stage(batch(1, math.nan))
+        await learn(batch(1, math.nan))
     thread.close()
     assert "\n" not in str(error.value)
     assert checkpoints.latest() == run.checkpoints / "step-000001"
@@ -156,7 +158,7 @@ def test_the_count_survives_a_checkpoint(model: Path, tmp_path: Path) -> None:
 def test_a_batch_file_holds_every_field_of_every_sequence(tmp_path: Path) -> None:
     written = batch(7, math.nan)
     read = read_batch(write_batch(tmp_path / "batch.npz", written))
-    assert (read.number, read.metrics) == (7, {"reward": 0.5})
+    assert (read.number, read.metrics) == (7, {"rollout/reward": 0.5})
     for ours, theirs in zip(read.sequences, written.sequences, strict=True):
         np.testing.assert_equal(asdict(ours), asdict(theirs))
         assert ours.advantages.dtype == np.float32
@@ -175,12 +177,3 @@ def test_what_is_not_a_batch_file_is_one_line(tmp_path: Path, content: bytes | N
     with pytest.raises(RunError, match="not a training batch") as error:
         read_batch(path)
     assert "\n" not in str(error.value)
-
-
-def test_metrics_on_disk_stay_json(tmp_path: Path) -> None:
-    sink = JsonLinesSink(tmp_path / "metrics.jsonl", 0)
-    sink.write(1, {"loss": math.nan, "grad_norm": math.inf, "reward": 0.5})
-    sink.close()
-    line = (tmp_path / "metrics.jsonl").read_text()
-    assert json.loads(line, parse_constant=lambda name: pytest.fail(name)) == {"step": 1, "reward": 0.5}
-    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1

@@ -1,4 +1,6 @@
-"""Order constraints by hand (SPEC §4)."""
+"""Order constraints by hand (docs/advantages.md, Order constraints)."""
+
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +50,7 @@ def test_every_sample_of_a_node_is_constrained():
 
 
 def test_satisfaction_is_strict_without_a_margin_and_tolerant_with_one():
-    kwargs = {"order": [[0, 1]]}
+    kwargs: dict[str, Any] = {"order": [[0, 1]]}
     group = ([-1], [0, 0])
     assert staged_advantages(*group, [1.0, 1.0], "flat", **kwargs).satisfaction == 0.0
     assert staged_advantages(*group, [1.0, 1.0 + 1e-12], "flat", **kwargs).satisfaction == 1.0

@@ -18,8 +18,9 @@ from treeopo.records import Request, TrainBatch
 from treeopo.rollout.batches import assemble
 from treeopo.rollout.meter import EngineMeter
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
-from treeopo.rollout.rollouts import Rollouts
-from treeopo.rollout.sampler import GroupSampler, Start
+from treeopo.rollout.rollouts import RolloutBatches
+from treeopo.rollout.sampling.base import GroupSampler
+from treeopo.rollout.sampling.names import StartStates
 from treeopo.rollout.settings import RolloutSettings
 
 SETTINGS = RolloutSettings(group_size=4, batch_size=8, max_prompt_tokens=20, max_sequence_tokens=60)
@@ -33,10 +34,10 @@ class Harness:
         self.engine = ScriptedEngine(world, **engine)  # type: ignore[arg-type]
         self.learned: list[TrainBatch] = []
         self.steps: list[Metrics] = []
-        sampler = GroupSampler(store, settings, seed=0, start=Start.PREFIX)
+        sampler = GroupSampler(store, settings, seed=0, start=StartStates.UNIFORM)
         problem = world.problem("any")
         meter = EngineMeter(slots=SETTINGS.batch_size)
-        rollouts = Rollouts(
+        rollouts = RolloutBatches(
             sampler,
             self.engine,
             grade=lambda drawn, completion: world.grade(problem, completion.text),
@@ -51,7 +52,7 @@ class Harness:
     async def learn(self, batch: TrainBatch) -> Metrics:
         await asyncio.sleep(0.002)
         self.learned.append(batch)
-        return {"loss": 0.0}
+        return {"learner/loss": 0.0}
 
     async def run(self, first: int = 0, stop_at: int | None = None) -> None:
         async def on_step(version: int, metrics: Metrics) -> bool:
@@ -73,15 +74,18 @@ async def test_every_batch_is_learned_once_in_order_and_no_token_is_staler_than_
     harness = Harness(searched_store, world, replace(SETTINGS, max_staleness=staleness), latency=ragged(staleness))
     await harness.run()
     assert [batch.number for batch in harness.learned] == list(range(STEPS))
-    assert max(step["staleness_max"] for step in harness.steps) <= staleness
-    assert min(step["staleness_mean"] for step in harness.steps) >= 0
+    for batch, metrics in zip(harness.learned, harness.steps, strict=True):
+        staleness_T = np.concatenate([batch.number - row.versions for row in batch.sequences])
+        assert 0 <= staleness_T.min() <= staleness_T.max() <= staleness
+        assert metrics["rollout/staleness_max"] == staleness_T.max()
+        assert metrics["rollout/staleness_mean"] == pytest.approx(staleness_T.mean())
 
 
 async def test_asynchrony_is_used(searched_store: TreeStore, world: TreeWorld) -> None:
     harness = Harness(searched_store, world, replace(SETTINGS, max_staleness=1), latency=lambda request: 0.002)
     await harness.run()
     assert harness.engine.peak_in_flight > SETTINGS.batch_size
-    assert max(step["staleness_max"] for step in harness.steps) == 1
+    assert max(step["rollout/staleness_max"] for step in harness.steps) == 1
 
 
 def same(one: TrainBatch, other: TrainBatch) -> bool:
@@ -126,15 +130,22 @@ async def test_cut_completions_are_wrong_and_counted(searched_store: TreeStore, 
     settings = replace(SETTINGS, max_prompt_tokens=12, max_sequence_tokens=13)  # one token is never a solution
     harness = Harness(searched_store, world, settings)
     await harness.run()
-    assert all(step["reward"] == 0 and step["truncated_share"] == 1 for step in harness.steps)
-    assert all(step["informative_share"] == 0 for step in harness.steps)
+    assert all(step["rollout/reward"] == 0 and step["rollout/truncated_share"] == 1 for step in harness.steps)
+    assert all(step["rollout/informative_share"] == 0 for step in harness.steps)
 
 
-async def test_a_step_reports_where_its_time_went_and_what_the_paper_reports(
+async def test_a_step_reports_of_advantages_and_tokens_what_the_learner_was_given(
     searched_store: TreeStore, world: TreeWorld
 ) -> None:
+    """Where its time went is told on a simulated clock (test_meter.py)."""
     harness = Harness(searched_store, world, SETTINGS)
     await harness.run()
-    for name in ("seconds_waiting", "seconds_learning", "seconds_publishing", "advantage_variance", "reward"):
-        assert all(name in step for step in harness.steps)
-    assert any(0 <= step.get("constraint_satisfaction", -1) <= 1 for step in harness.steps)
+    for batch, metrics in zip(harness.learned, harness.steps, strict=True):
+        advantages_GN = np.reshape([row.advantages[0] for row in batch.sequences], (-1, SETTINGS.group_size))
+        assert metrics["advantage/variance"] == pytest.approx(advantages_GN.var(axis=1).mean(), abs=1e-6)
+        assert metrics["rollout/informative_share"] == np.mean(advantages_GN.std(axis=1) > 0)
+        assert metrics["rollout/tokens"] == sum(row.completion_length for row in batch.sequences)
+    assert any(step["advantage/variance"] > 0 for step in harness.steps)
+    shares = [step["advantage/constraint_satisfaction"] for step in harness.steps if step["advantage/constraints"]]
+    assert shares
+    assert all(0 <= share <= 1 for share in shares)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests import gradients
 from tests.tiny_models import VOCABULARY, random_qwen2
 from treeopo.learner.learner import Learner
-from treeopo.learner.objectives.policy_gradient import PolicyGradient
+from treeopo.learner.losses.policy_gradient import PolicyGradient
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import Aggregation, Correction, LearnerSettings, LoraSettings, OptimizerSettings
 from treeopo.records import TrainBatch, TrainSequence
@@ -51,7 +52,7 @@ def batch(policy: LoraPolicy) -> TrainBatch:
                 token_ids=ids,
                 prefix_length=prefix,
                 advantages=np.full(length, random.normal() if index else 0.0),
-                behaviour_logprobs=logprobs[:, 0].numpy() + random.normal(0, 0.5, length),
+                behaviour_logprobs=(logprobs[:, 0].numpy() + random.normal(0, 0.5, length)).astype(np.float32),
                 versions=np.zeros(length, np.int32),
             )
         )
@@ -60,11 +61,9 @@ def batch(policy: LoraPolicy) -> TrainBatch:
 
 def gradient(policy: LoraPolicy, settings: LearnerSettings, batch: TrainBatch) -> tuple[Tensor, dict[str, float]]:
     """What the learner hands to its optimiser, flat, and the step's metrics."""
-    seen: list[Tensor] = []
     learner = Learner(policy, [PolicyGradient(settings)], settings, steps=1, temperature=1.0)
-    learner._descents[""].step = lambda closure=None: seen.extend(p.grad.flatten() for p in policy.trainable)  # type: ignore
-    metrics = learner.step(batch)
-    return torch.cat(seen), metrics
+    seen, metrics = gradients.gradient(learner, batch)
+    return torch.cat([part.flatten() for part in seen]), metrics
 
 
 @pytest.mark.parametrize("aggregation", get_args(Aggregation))
@@ -80,7 +79,15 @@ def test_micro_batches_add_up_to_one_big_batch(
     for budget in (1, 40):
         parts, in_parts = gradient(policy, replace(settings, microbatch_tokens=budget), batch)
         assert (parts - whole).norm() <= 1e-6 * whole.norm()
-        for name in ("loss", "mismatch_kl", "ess_share", "weight_mean", "limited_share", "clip_share", "log_ratio_max"):
+        for name in (
+            "learner/loss",
+            "learner/mismatch_kl",
+            "learner/ess_share",
+            "learner/weight_mean",
+            "learner/limited_share",
+            "learner/clip_share",
+            "learner/log_ratio_max",
+        ):
             assert in_parts[name] == pytest.approx(metrics[name], rel=1e-6), name
 
 

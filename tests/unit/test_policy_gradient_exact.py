@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from tests.gradients import gradient
 from treeopo.learner.learner import Learner
-from treeopo.learner.objectives.policy_gradient import PolicyGradient
+from treeopo.learner.losses.policy_gradient import PolicyGradient
 from treeopo.learner.policy import LoraPolicy
-from treeopo.learner.settings import LearnerSettings, LoraSettings, OptimizerSettings
+from treeopo.learner.settings import Correction, LearnerSettings, LoraSettings, OptimizerSettings
 from treeopo.records import TrainBatch, TrainSequence
 
 VOCABULARY, END, LONGEST = 5, 4, 3
@@ -108,16 +109,12 @@ def expected_estimate(
         )
         for completion, logprobs in zip(all_of_them, sampled, strict=True)
     )
-    return [-gradient for gradient in gradients(policy(model), settings, TrainBatch(0, rows, {}))]
+    return [-part for part in gradients(policy(model), settings, TrainBatch(0, rows, {}))]
 
 
 def gradients(adapted: LoraPolicy, settings: LearnerSettings, batch: TrainBatch) -> list[Tensor]:
     """What the learner hands to its optimiser."""
-    seen: list[Tensor] = []
-    learner = Learner(adapted, [PolicyGradient(settings)], settings, steps=1, temperature=1.0)
-    learner._descents[""].step = lambda closure=None: seen.extend(p.grad.clone() for p in adapted.trainable)  # type: ignore
-    learner.step(batch)
-    return seen
+    return gradient(Learner(adapted, [PolicyGradient(settings)], settings, steps=1, temperature=1.0), batch)[0]
 
 
 def distance(ours: list[Tensor], theirs: list[Tensor]) -> float:
@@ -133,7 +130,7 @@ def test_the_completions_are_all_there_are(model: Path) -> None:
 
 
 @pytest.mark.parametrize("correction", ["none", "token-truncate", "sequence-truncate", "sequence-mask"])
-def test_on_policy_the_expected_gradient_is_that_of_the_expected_reward(model: Path, correction: str) -> None:
+def test_on_policy_the_expected_gradient_is_that_of_the_expected_reward(model: Path, correction: Correction) -> None:
     settings = replace(SETTINGS, correction=correction)
     truth = exact(policy(model), lambda logprobs: (logprobs.exp() * rewards()).sum())
     assert distance(expected_estimate(model, settings, policy(model)), truth) < 1e-6
@@ -163,7 +160,7 @@ def test_a_token_s_weight_is_unbiased_for_one_token_and_not_for_three(model: Pat
     ],
 )
 def test_the_bias_of_a_bound_is_what_it_cuts_off_and_no_more(
-    model: Path, correction: str, weight: Callable[[Tensor], Tensor]
+    model: Path, correction: Correction, weight: Callable[[Tensor], Tensor]
 ) -> None:
     """E_b[w r grad log pi] differs from the truth by the completions whose ratio is above the bound alone."""
     behaviour, current = policy(model, seed=2, spread=0.2), policy(model)

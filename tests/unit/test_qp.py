@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 
 from treeopo.advantage import (
+    AdvantageMethod,
     AdvantageSettings,
-    Method,
+    Infeasible,
     SolveStatus,
     slsqp,
     soft,
     staged_advantages,
     staged_advantages_batch,
 )
-from treeopo.advantage.qp import norm_residual
+from treeopo.advantage.result import norm_residual
 from treeopo.errors import GroupError
 
 # 1 failed with a success below it at 2; its sibling 3 failed with none: one pair, one triplet.
@@ -59,7 +60,9 @@ def test_margins_beyond_the_norm_can_be_an_error(solver):
             [0, *NODE],
             [1, *REWARD],
             [0, 1, 4],
-            AdvantageSettings(method="qp-convex", solver=solver, margin_pair=9.0, infeasible="raise"),
+            AdvantageSettings(
+                method=AdvantageMethod.QP_CONVEX, solver=solver, margin_pair=9.0, infeasible=Infeasible.RAISE
+            ),
         )
 
 
@@ -127,9 +130,9 @@ def test_a_search_cut_short_or_off_its_conditions_is_replaced_by_the_soft_optimu
 
 def test_the_norm_residual_is_a_distance_whatever_the_side():
     excess = np.array([-0.5, 0.0, 0.5])
-    assert norm_residual(Method.QP_HARD, excess).tolist() == [0.5, 0.0, 0.5]
-    assert norm_residual(Method.QP_CONVEX, excess).tolist() == [0.0, 0.0, 0.5]
-    assert norm_residual(Method.QP_SOFT, excess).tolist() == [0.0, 0.0, 0.0]
+    assert norm_residual(AdvantageMethod.QP_HARD, excess).tolist() == [0.5, 0.0, 0.5]
+    assert norm_residual(AdvantageMethod.QP_CONVEX, excess).tolist() == [0.0, 0.0, 0.5]
+    assert norm_residual(AdvantageMethod.QP_SOFT, excess).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_the_soft_program_backtracks_where_full_newton_steps_would_cycle():

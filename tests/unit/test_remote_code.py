@@ -15,7 +15,7 @@ from tests.tiny_models import random_qwen2
 from treeopo.errors import ConfigError, ModelError
 from treeopo.learner.policy import load_base
 from treeopo.learner.settings import LearnerSettings
-from treeopo.learner.teacher import Teacher
+from treeopo.learner.teacher import TeacherModel
 
 CODE = """from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -53,9 +53,9 @@ def test_a_teacher_brings_its_code_on_the_same_terms(
 ) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     with pytest.raises(ModelError, match="cannot be loaded"):
-        Teacher(str(model), LearnerSettings())
+        TeacherModel(str(model), LearnerSettings())
     tokens = np.arange(9, dtype=np.int32)
-    (scores,) = Teacher(str(model), LearnerSettings(), trust_remote_code=True).score([tokens], [4])
+    (scores,) = TeacherModel(str(model), LearnerSettings(), trust_remote_code=True).score([tokens], [4])
     assert scores.shape == (5,)
     assert (scores < 0).all()
 
@@ -66,7 +66,7 @@ def test_each_command_passes_the_answer_on(command: list[str], asked: bool, monk
     seen: list[Any] = []
 
     def load_config(kind: type, *, file: Path | None, flags: Mapping[str, Any]) -> None:
-        seen.append(flags["engine.trust_remote_code"])
+        seen.append(flags.get("engine.trust_remote_code"))
         raise ConfigError("seen")
 
     monkeypatch.setattr("treeopo.config.load_config", load_config)

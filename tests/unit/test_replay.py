@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from treeopo_storage import Action, MemoryTreeStore, ProblemTree, StoreMeta, Tre
 from treeopo.advantage import AdvantageSettings
 from treeopo.engines.scripted import CharTokenizer, ScriptedEngine, TreeWorld
 from treeopo.errors import RunError
-from treeopo.records import Draw, DrawnGroup
+from treeopo.records import Prompt, PromptGroup
 from treeopo.rollout.batches import assemble
-from treeopo.rollout.replay import Replay, find_continuations
-from treeopo.rollout.sampler import Start
+from treeopo.rollout.replay import ReplayBatches, find_continuations
+from treeopo.rollout.sampling.names import StartStates
 from treeopo.rollout.settings import RolloutSettings
 from treeopo.search.problem import search_problem
 from treeopo.search.settings import SearchSettings
@@ -31,8 +32,8 @@ STUDENT_STEP, STUDENT_REST = np.array([0.3, 0.3, 0.4]), np.array([[0.2, 0.8], [0
 REWARD = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
 
 
-def replay(store: TreeStore, settings: RolloutSettings = SETTINGS) -> Replay:
-    return Replay(store, partial(assemble, settings=AdvantageSettings()), settings, 0, Start.PREFIX)
+def replay(store: TreeStore, settings: RolloutSettings = SETTINGS) -> ReplayBatches:
+    return ReplayBatches(store, partial(assemble, settings=AdvantageSettings()), settings, 0, StartStates.UNIFORM)
 
 
 def store_of(said: Sequence[tuple[int, int]]) -> TreeStore:
@@ -108,11 +109,11 @@ def test_the_weighted_gradient_is_the_students_policy_gradient_exactly(tries: in
 def test_draws_follow_how_often_the_teacher_is_expected_to_have_said_a_step() -> None:
     store = store_of([(0, 0), (1, 0), (0, 0)])
     replayed = replay(store)
-    draw = Draw(0, np.array([9], np.int32))
+    prompt = Prompt(0, np.array([9], np.int32))
     steps = []
     for number in range(4000):
-        sample, weight = replayed.replay(DrawnGroup(number, 0, np.array([-1]), (draw,)), draw, 0, 0)
-        steps.append(sample.completion.token_ids[0])
+        rollout, weight = replayed.replay(PromptGroup(number, 0, np.array([-1]), (prompt,)), prompt, 0, 0)
+        steps.append(rollout.completion.token_ids[0])
     times = np.array([3 * p / (1 - (1 - p) ** 3) for p in TEACHER_STEP[:2]])
     assert abs(np.mean(np.array(steps) == 0) - times[0] / times.sum()) < 0.03
     assert weight == pytest.approx(times.sum() / 3, rel=1e-6)
@@ -150,7 +151,12 @@ def test_the_number_of_tries_is_that_of_the_search(monkeypatch: pytest.MonkeyPat
     """Where no node is exhausted: a node is tried once a visit, until its tries are spent."""
     grown: list[GrowingTree] = []
     freeze = GrowingTree.freeze
-    monkeypatch.setattr(GrowingTree, "freeze", lambda tree, *rest: grown.append(tree) or freeze(tree, *rest))
+
+    def note(tree: GrowingTree, *rest: Any) -> ProblemTree:
+        grown.append(tree)
+        return freeze(tree, *rest)
+
+    monkeypatch.setattr(GrowingTree, "freeze", note)
     world = TreeWorld(branching=12, depth=4, success=lambda letters: 0.5)
     settings = SearchSettings(rollouts=16, depth=5, branching=3)
     problem = world.problem("p")

@@ -12,15 +12,17 @@ from tests.tiny_models import random_qwen2
 from treeopo.advantage import AdvantageSettings
 from treeopo.engines.scripted import ScriptedEngine, TreeWorld
 from treeopo.learner.checkpoints import Checkpoints
-from treeopo.learner.objectives.policy_gradient import PolicyGradient
+from treeopo.learner.losses.policy_gradient import PolicyGradient
 from treeopo.learner.settings import LearnerSettings, LoraSettings, OptimizerSettings
+from treeopo.learner.spec import LearnerSpec
 from treeopo.learner.thread import LearnerThread
 from treeopo.records import TrainBatch
 from treeopo.rollout.batches import assemble
 from treeopo.rollout.meter import EngineMeter
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
-from treeopo.rollout.rollouts import Rollouts
-from treeopo.rollout.sampler import GroupSampler, Start
+from treeopo.rollout.rollouts import RolloutBatches
+from treeopo.rollout.sampling.base import GroupSampler
+from treeopo.rollout.sampling.names import StartStates
 from treeopo.rollout.settings import RolloutSettings
 
 ROLLOUT = RolloutSettings(group_size=4, batch_size=8, max_prompt_tokens=20, max_sequence_tokens=60, max_staleness=0)
@@ -35,20 +37,18 @@ async def trained(
     store: TreeStore, world: TreeWorld, model: Path, directory: Path, seed: int
 ) -> tuple[bytes, list[float]]:
     """The adapter after three steps of Tree-OPO on a scripted engine, and the losses on the way."""
-    learner = await LearnerThread.start(
-        str(model), LEARNER, lambda policy: [PolicyGradient(LEARNER)], Checkpoints(directory / "checkpoints", 1),
-        steps=3, temperature=1.0, seed=seed,
-    )  # fmt: skip
+    spec = LearnerSpec(str(model), LEARNER, lambda policy: [PolicyGradient(LEARNER)], 3, temperature=1.0, seed=seed)
+    learner = await LearnerThread.start(spec, Checkpoints(directory / "checkpoints", 1))
     engine, problem, losses = ScriptedEngine(world), world.problem("any"), []
-    sampler = GroupSampler(store, ROLLOUT, seed, Start.PREFIX)
-    rollouts = Rollouts(
+    sampler = GroupSampler(store, ROLLOUT, seed, StartStates.UNIFORM)
+    rollouts = RolloutBatches(
         sampler, engine, lambda drawn, completion: world.grade(problem, completion.text),
         partial(assemble, settings=AdvantageSettings()), ROLLOUT, seed, EngineMeter(),
     )  # fmt: skip
 
     async def learn(batch: TrainBatch) -> Metrics:
         metrics = await learner.step(batch)
-        losses.append(metrics["loss"])
+        losses.append(metrics["learner/loss"])
         return metrics
 
     async def on_step(version: int, metrics: Metrics) -> bool:
@@ -79,10 +79,8 @@ async def test_two_runs_of_one_seed_are_bit_identical_and_of_two_seeds_are_not(
 async def test_the_switch_reaches_torch(wanted: bool, tmp_path: Path) -> None:
     model = random_qwen2(tmp_path / "model")
     settings = replace(LEARNER, deterministic=wanted)
-    learner = await LearnerThread.start(
-        str(model), settings, lambda policy: [PolicyGradient(settings)], Checkpoints(tmp_path / "checkpoints", 1),
-        steps=1, temperature=1.0, seed=0,
-    )  # fmt: skip
+    spec = LearnerSpec(str(model), settings, lambda policy: [PolicyGradient(settings)], 1, temperature=1.0, seed=0)
+    learner = await LearnerThread.start(spec, Checkpoints(tmp_path / "checkpoints", 1))
     learner.close()
     assert torch.are_deterministic_algorithms_enabled() is wanted
     torch.use_deterministic_algorithms(False)

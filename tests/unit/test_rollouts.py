@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from treeopo_storage import TreeStore
 
 from treeopo.engines.scripted import ScriptedEngine, TreeWorld
-from treeopo.records import Completion, DrawnGroup, FinishReason, Group, TrainBatch
+from treeopo.records import Completion, FinishReason, PromptGroup, RolloutGroup, TrainBatch
 from treeopo.rollout.meter import EngineMeter
-from treeopo.rollout.rollouts import Rollouts
-from treeopo.rollout.sampler import GroupSampler, Start
+from treeopo.rollout.rollouts import RolloutBatches
+from treeopo.rollout.sampling.base import GroupSampler
+from treeopo.rollout.sampling.names import StartStates
 from treeopo.rollout.settings import RolloutSettings
 
 SETTINGS = RolloutSettings(group_size=4, batch_size=8, max_prompt_tokens=20, max_sequence_tokens=60)
@@ -17,15 +18,15 @@ SETTINGS = RolloutSettings(group_size=4, batch_size=8, max_prompt_tokens=20, max
 async def completions(store: TreeStore, world: TreeWorld, stop: tuple[str, ...]) -> list[Completion]:
     kept: list[Completion] = []
 
-    async def grade(drawn: DrawnGroup, completion: Completion) -> float:
+    async def grade(drawn: PromptGroup, completion: Completion) -> float:
         return 1.0
 
-    async def keep(number: int, groups: Sequence[Group]) -> TrainBatch:
-        kept.extend(sample.completion for group in groups for sample in group.samples)
+    async def keep(number: int, groups: Sequence[RolloutGroup]) -> TrainBatch:
+        kept.extend(rollout.completion for group in groups for rollout in group.rollouts)
         return TrainBatch(number, (), {})
 
-    sampler = GroupSampler(store, SETTINGS, 0, Start.ROOT)
-    await Rollouts(sampler, ScriptedEngine(world), grade, keep, SETTINGS, 0, EngineMeter(), stop).batch(0)
+    sampler = GroupSampler(store, SETTINGS, 0, StartStates.ROOT)
+    await RolloutBatches(sampler, ScriptedEngine(world), grade, keep, SETTINGS, 0, EngineMeter(), stop).batch(0)
     return kept
 
 

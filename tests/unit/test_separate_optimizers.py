@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
+from tests.gradients import step
 from tests.tiny_models import random_qwen2
 from tests.unit.test_learner import LORA, SETTINGS, batch, policy
 from treeopo.learner.learner import Learner
+from treeopo.learner.losses import Forward, Loss, SeparateLoss
+from treeopo.learner.losses.policy_gradient import PolicyGradient
 from treeopo.learner.microbatch import MicroBatch
-from treeopo.learner.objectives import Forward, Separate
-from treeopo.learner.objectives.policy_gradient import PolicyGradient
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import OptimizerSettings
 from treeopo.records import TrainBatch, TrainSequence
@@ -48,42 +49,34 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_qwen2(tmp_path_factory.mktemp("models") / "qwen2")
 
 
-def passes(model: Path, rows: TrainBatch, objective: PolicyGradient | Likelihood) -> list[Tensor]:
-    """The gradient of one term alone, by a learner that knows no other."""
-    adapted = policy(model)
-    learner = Learner(
-        adapted, [objective], replace(SMALL, optimizer=OptimizerSettings(max_grad_norm=1e9)), steps=9, temperature=1.0
-    )
-    seen: list[Tensor] = []
-    learner._descents[""].step = lambda closure=None: seen.extend(p.grad.clone() for p in adapted.trainable)  # type: ignore
-    learner.step(rows)
-    return seen
+def gradient(model: Path, rows: TrainBatch, *losses: PolicyGradient | Likelihood) -> list[Tensor]:
+    """Of these losses alone, unclipped, by a learner that knows no other."""
+    unclipped = replace(SMALL, optimizer=OptimizerSettings(max_grad_norm=1e9))
+    return step(Learner(policy(model), losses, unclipped, steps=9, temperature=1.0), rows)[0]
 
 
 def test_two_optimisers_over_one_adapter_take_the_steps_of_two_separate_passes(model: Path) -> None:
     adapted = policy(model)
-    own = Separate("own", Likelihood(), OWN, adapted.trainable)
+    own = SeparateLoss("own", Likelihood(), OWN, adapted.trainable)
     metrics = Learner(adapted, [PolicyGradient(SMALL), own], SMALL, steps=9, temperature=1.0).step(batch())
     expected = policy(model)
-    of_term = [passes(model, batch(), PolicyGradient(SMALL)), passes(model, batch(), Likelihood())]
+    of_term = [gradient(model, batch(), PolicyGradient(SMALL)), gradient(model, batch(), Likelihood())]
     for gradients, settings in zip(of_term, (SMALL.optimizer, OWN), strict=True):
-        for parameter, gradient in zip(expected.trainable, gradients, strict=True):
-            parameter.grad = gradient.clone()
+        for parameter, value in zip(expected.trainable, gradients, strict=True):
+            parameter.grad = value.clone()
         norm = torch.nn.utils.clip_grad_norm_(expected.trainable, settings.max_grad_norm)
         AdamW(expected.trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay).step()
-        assert metrics["grad_norm" if settings is SMALL.optimizer else "own_grad_norm"] == pytest.approx(float(norm))
+        assert metrics[
+            "learner/grad_norm" if settings is SMALL.optimizer else "learner/own_grad_norm"
+        ] == pytest.approx(float(norm))
     for ours, theirs in zip(adapted.trainable, expected.trainable, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_terms_without_an_optimiser_of_their_own_are_summed(model: Path) -> None:
-    adapted = policy(model)
-    learner = Learner(adapted, [PolicyGradient(SMALL), Likelihood()], SMALL, steps=9, temperature=1.0)
-    seen: list[Tensor] = []
-    learner._descents[""].clip = lambda: seen.extend(learner._descents[""]._gradients) or 0.0  # type: ignore
-    learner.step(batch())
-    parts = [passes(model, batch(), term) for term in (PolicyGradient(SMALL), Likelihood())]
-    for ours, first, second in zip(seen, *parts, strict=True):
+    together = gradient(model, batch(), PolicyGradient(SMALL), Likelihood())
+    parts = [gradient(model, batch(), loss) for loss in (PolicyGradient(SMALL), Likelihood())]
+    for ours, first, second in zip(together, *parts, strict=True):
         torch.testing.assert_close(ours, first + second, rtol=1e-5, atol=1e-8)  # weights are float32
 
 
@@ -92,7 +85,7 @@ def test_a_term_whose_turn_has_not_come_leaves_its_weights_exactly_alone(model: 
     settings = replace(SMALL, optimizer=replace(OWN, learning_rate=1e-2))
     adapted = policy(model)
     head = torch.nn.Linear(64, 1)
-    own = Separate("own", Likelihood(head), OWN, list(head.parameters()), head)
+    own = SeparateLoss("own", Likelihood(head), OWN, list(head.parameters()), head)
     learner = Learner(adapted, [Likelihood(first=2), own], settings, steps=9, temperature=1.0)
     before = [parameter.clone() for parameter in adapted.trainable]
     for number in range(2):
@@ -110,12 +103,12 @@ def test_every_optimiser_and_module_survives_a_restart_bit_for_bit(model: Path, 
         cpu = torch.device("cpu")
         loaded = LoraPolicy.load(str(model), settings.lora, dtype=torch.float32, device=cpu, adapter=adapter)
         head = torch.nn.Linear(64, 1)
-        terms = [
+        losses: list[Loss | SeparateLoss] = [
             PolicyGradient(settings),
-            Separate("adapter", Likelihood(), OWN, loaded.trainable),
-            Separate("head", Likelihood(head), OWN, list(head.parameters()), head),
+            SeparateLoss("adapter", Likelihood(), OWN, loaded.trainable),
+            SeparateLoss("head", Likelihood(head), OWN, list(head.parameters()), head),
         ]
-        return Learner(loaded, terms, settings, steps=6, temperature=1.0), head
+        return Learner(loaded, losses, settings, steps=6, temperature=1.0), head
 
     whole, head = fresh()
     for number in range(3):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,7 +207,8 @@ def test_a_missing_or_foreign_array_is_refused(path: Path) -> None:
 
 
 def test_plain_zarr_reads_every_array(path: Path) -> None:
-    group, store = zarr.open_group(path, mode="r"), open_store(path)
+    group: Any = zarr.open_group(path, mode="r")
+    store = open_store(path)
     tree = store.problem(0)
     np.testing.assert_array_equal(group["nodes/parent"][: tree.node_count], tree.parent)
     np.testing.assert_array_equal(group["tokens/id"][: len(tree.token_ids)], tree.token_ids)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import zarr
 from treeopo_storage import DamagedStoreError, EmptyStoreError, StoreMeta, create_store, open_writer
 from treeopo_storage import zarr_store as zs
 from treeopo_storage.conformance import random_tree
@@ -62,7 +63,7 @@ def test_a_whole_chunk_from_elsewhere_is_detected(path: Path) -> None:
 
 
 def test_an_array_that_lost_rows_is_detected(path: Path) -> None:
-    zs.zarr.open_array(path / "nodes/depth").resize((90,))
+    zarr.open_array(path / "nodes/depth").resize((90,))
     with pytest.raises(DamagedStoreError, match="nodes/depth row 90: missing, 96 rows are committed"):
         verify_store(path)
 

@@ -8,12 +8,12 @@ import pytest
 from treeopo_storage import MemoryTreeStore, StoreMeta, TreeStore
 
 from treeopo.errors import RunError
-from treeopo.records import Column, FloatArray, TrainSequence
+from treeopo.records import FloatArray, TokenColumn, TrainSequence
 from treeopo.rollout.epochs import Epochs
 from treeopo.rollout.settings import RolloutSettings
-from treeopo.rollout.solutions import Solutions, SolvedTraces
+from treeopo.rollout.solutions import SolutionBatches, SolvedTraces
 from treeopo.rollout.traces import Traces
-from treeopo.rollout.valued_steps import ValuedSteps, node_values, valued_sequence
+from treeopo.rollout.valued_steps import ValuedStepBatches, node_values, valued_sequence
 
 SETTINGS = RolloutSettings(group_size=4, batch_size=8)
 EOS = 0
@@ -43,7 +43,7 @@ async def test_sft_learns_the_solved_traces_from_the_question_on(searched_store:
     trees = searched_store.problems(0, 6)
     solved = [tuple(tree.prefix_tokens(n)) for tree in trees for n in np.flatnonzero(tree.reward == 1)]
     assert len(traces) == len(solved)
-    solutions = Solutions(SolvedTraces(traces, EOS), SETTINGS, seed=0)
+    solutions = SolutionBatches(SolvedTraces(traces, EOS), SETTINGS, seed=0)
     rows = [row for number in range(len(traces)) for row in (await solutions.batch(number)).sequences]  # 8 epochs
     assert Counter(tuple(row.token_ids) for row in rows) == Counter(
         8 * solved
@@ -71,9 +71,9 @@ def test_the_gains_of_a_trace_add_up_to_its_reward_minus_the_root_s_value(search
         for leaf in np.flatnonzero(tree.terminal):
             path = tree.path(int(leaf))
             row = valued_sequence(tree, path, 3)
-            starts = row.extras[Column.STEP_START] == 1
+            starts = row.extras[TokenColumn.STEP_START] == 1
             assert starts.sum() == len(path) - 1
-            assert row.extras[Column.GAIN][starts].sum() == pytest.approx(tree.reward[leaf] - values[0], abs=1e-6)
+            assert row.extras[TokenColumn.GAIN][starts].sum() == pytest.approx(tree.reward[leaf] - values[0], abs=1e-6)
             assert np.array_equal(row.token_ids, tree.prefix_tokens(int(leaf)))
             begins = row.prefix_length + np.flatnonzero(starts)
             assert begins.tolist() == np.cumsum([np.diff(tree.token_offsets)[node] for node in path])[:-1].tolist()
@@ -87,10 +87,10 @@ async def test_the_reference_is_asked_once_for_each_trace(searched_store: TreeSt
         return [np.full(row.completion_length, -float(row.token_ids.sum()), np.float32) for row in rows]
 
     traces = Traces(searched_store, SETTINGS, solved_only=False)
-    batches = ValuedSteps(traces, reference, SETTINGS, seed=0)
+    batches = ValuedStepBatches(traces, reference, SETTINGS, seed=0)
     rows = [row for number in range(3 * len(traces) // 8) for row in (await batches.batch(number)).sequences]
     assert len(asked) == len(traces)
-    assert all((row.extras[Column.REFERENCE] == -float(row.token_ids.sum())).all() for row in rows)
+    assert all((row.extras[TokenColumn.REFERENCE] == -float(row.token_ids.sum())).all() for row in rows)
 
 
 def test_a_store_of_questions_alone_has_no_trace() -> None:

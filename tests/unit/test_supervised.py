@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -42,13 +43,13 @@ def completion_loss(model: Qwen2ForCausalLM, example: Example) -> torch.Tensor:
     ids = torch.tensor([[*example.prompt_ids, *example.completion_ids]])
     logprobs = torch.log_softmax(model(ids).logits[0], dim=-1)
     first = len(example.prompt_ids)
-    return -sum(logprobs[position - 1, ids[0, position]] for position in range(first, len(example)))
+    return -torch.stack([logprobs[place - 1, ids[0, place]] for place in range(first, len(example))]).sum()
 
 
 def test_the_loss_is_the_mean_over_completion_tokens(model: Qwen2ForCausalLM) -> None:
     batch = EXAMPLES[2:9]
     tokens = sum(len(example.completion_ids) for example in batch)
-    expected = sum(completion_loss(model, example) for example in batch) / tokens
+    expected = torch.stack([completion_loss(model, example) for example in batch]).sum() / tokens
     loss = supervised_step(model, torch.optim.SGD(model.parameters(), lr=0.0), collate(batch, PAD), FLOAT32)
     assert loss == pytest.approx(expected.item(), abs=1e-5)
 
@@ -56,7 +57,7 @@ def test_the_loss_is_the_mean_over_completion_tokens(model: Qwen2ForCausalLM) ->
 def test_the_gradient_is_that_of_the_unpadded_examples(model: Qwen2ForCausalLM) -> None:
     batch, reference = EXAMPLES[2:9], copy.deepcopy(model)
     tokens = sum(len(example.completion_ids) for example in batch)
-    (sum(completion_loss(reference, example) for example in batch) / tokens).backward()
+    (torch.stack([completion_loss(reference, example) for example in batch]).sum() / tokens).backward()
     unclipped = SupervisedSettings(steps=1, batch_size=4, learning_rate=1e-3, clip_norm=1e9, bf16_autocast=False)
     supervised_step(model, torch.optim.SGD(model.parameters(), lr=0.0), collate(batch, PAD), unclipped)
     for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
@@ -114,13 +115,13 @@ def test_training_learns_its_examples(model: Qwen2ForCausalLM) -> None:
     examples = [Example([n, 100], [n + 50, 101]) for n in range(8)]
     steps: list[int] = []
     losses: list[float] = []
-    tail = train_supervised(
-        model,
-        examples,
-        SupervisedSettings(steps=60, batch_size=8, learning_rate=1e-2),
-        PAD,
-        lambda step, loss: (steps.append(step), losses.append(loss)),
-    )
+
+    def note(step: int, loss: float) -> None:
+        steps.append(step)
+        losses.append(loss)
+
+    settings = SupervisedSettings(steps=60, batch_size=8, learning_rate=1e-2)
+    tail = train_supervised(model, examples, settings, PAD, note)
     assert steps == list(range(1, 61))
     assert losses[0] > 2
     assert tail < 0.1
@@ -140,7 +141,7 @@ def test_only_the_adapter_of_a_peft_model_is_trained(model: Qwen2ForCausalLM) ->
 )
 def test_impossible_settings_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="supervised training"):
-        SupervisedSettings(**({"steps": 1, "batch_size": 1, "learning_rate": 1e-3} | change))
+        replace(SupervisedSettings(steps=1, batch_size=1, learning_rate=1e-3), **change)  # type: ignore[arg-type]
 
 
 def test_nothing_to_learn_from_is_refused() -> None:

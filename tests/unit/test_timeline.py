@@ -65,6 +65,7 @@ def test_learner_and_batches_are_shown_where_they_overlap(tmp_path: Path) -> Non
     assert [count for at, count in counts] == [1, 2, 1, 0, 1, 0]
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # as a kill leaves it
 def test_a_killed_run_leaves_what_viewers_read_and_what_a_resumed_one_goes_on_from(tmp_path: Path) -> None:
     path = tmp_path / "timeline.json"
     run_simulated(train(path, close=False))

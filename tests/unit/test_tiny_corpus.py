@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 from itertools import islice, pairwise
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from treeopo.tiny.corpus import clean_texts, misread, misread_texts
 from treeopo.tiny.recipe import RECIPES
 
 
-def chains(difficulty: Difficulty, count: int = 500) -> list:
+def chains(difficulty: Difficulty, count: int = 500) -> list[Any]:
     return [steps for _, steps in islice(generate(difficulty, Split.TRAIN, seed=9), count)]
 
 

@@ -8,14 +8,14 @@ from transformers import AutoModelForCausalLM
 
 from tests.conftest import WORLD
 from tests.killed_run import new_run, prepare
-from treeopo import runs
 from treeopo.engines.scripted import ScriptedEngine
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ModelError
-from treeopo.metrics import read_metrics
+from treeopo.jobs.train import train as run_job
 from treeopo.records import Completion, Request
-from treeopo.run_directory import RunDirectory
+from treeopo.run.directory import RunDirectory
+from treeopo.trackers.jsonl import read_metrics
 
 
 class StudentsEngine(ScriptedEngine):
@@ -45,10 +45,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(run: RunDirectory, temperature: float) -> None:
-    async def start_engine(model: str, options: EngineOptions, adapters: Adapters) -> ScriptedEngine:
+    async def start_engine(model: str, options: EngineOptions, adapters: Adapters | None) -> ScriptedEngine:
         return StudentsEngine(model, temperature)
 
-    runs.train(run, lambda notice: None, lambda step, metrics: None, start_engine)
+    run_job(run, lambda notice: None, lambda step, metrics: None, start_engine)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.8])
@@ -59,10 +59,10 @@ def test_a_run_whose_engine_agrees_with_its_learner_starts_and_reports_by_how_mu
     run = new_run(workplace, f"agrees-{temperature}", **settings)
     train(run, temperature)
     first, second = read_metrics(run.metrics)
-    assert first["behaviour_kl"] < 1e-6
-    assert first["behaviour_difference_max"] < 1e-4
-    assert first["behaviour_mass"] == pytest.approx(1, abs=1e-4)
-    assert "behaviour_kl" not in second
+    assert first["behaviour/kl"] < 1e-6
+    assert first["behaviour/difference_max"] < 1e-4
+    assert first["behaviour/mass"] == pytest.approx(1, abs=1e-4)
+    assert "behaviour/kl" not in second
 
 
 @pytest.mark.parametrize(("asked", "given"), [(0.5, 1.0), (1.0, 0.2)])

@@ -17,10 +17,11 @@ from torch import Tensor
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
+from tests.gradients import gradient
 from tests.tiny_models import VOCABULARY, random_qwen2
-from treeopo.advantage import Method, staged_advantages
+from treeopo.advantage import AdvantageMethod, staged_advantages
 from treeopo.learner.learner import Learner
-from treeopo.learner.objectives.policy_gradient import PolicyGradient
+from treeopo.learner.losses.policy_gradient import PolicyGradient
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import Aggregation, LearnerSettings, LoraSettings, OptimizerSettings
 from treeopo.records import TrainBatch, TrainSequence
@@ -53,7 +54,7 @@ def batch(policy: LoraPolicy) -> TrainBatch:
     random = np.random.default_rng(0)
     prompt = random.integers(0, VOCABULARY, PROMPT)
     rewards = [1.0, 0.0, 0.0, 0.0]
-    advantages = staged_advantages([-1], [0] * GROUP, rewards, Method.GRPO).advantage
+    advantages = staged_advantages([-1], [0] * GROUP, rewards, AdvantageMethod.GRPO).advantage
     rows = []
     for advantage, length in zip(advantages, (3, LONGEST, 1, 6), strict=True):
         ids = np.concatenate([prompt, random.integers(0, VOCABULARY, length)]).astype(np.int32)
@@ -126,11 +127,8 @@ def theirs(trainer: GRPOTrainer, policy: LoraPolicy, inputs: dict[str, Any]) -> 
 
 
 def ours(policy: LoraPolicy, settings: LearnerSettings, batch: TrainBatch) -> tuple[float, Tensor]:
-    seen: list[Tensor] = []
-    learner = Learner(policy, [PolicyGradient(settings)], settings, steps=1, temperature=1.0)
-    learner._descents[""].step = lambda closure=None: seen.extend(p.grad.flatten() for p in policy.trainable)  # type: ignore
-    loss = learner.step(batch)["loss"]
-    return loss, torch.cat(seen)
+    seen, metrics = gradient(Learner(policy, [PolicyGradient(settings)], settings, steps=1, temperature=1.0), batch)
+    return metrics["learner/loss"], torch.cat([part.flatten() for part in seen])
 
 
 def assert_same(found: tuple[float, Tensor], expected: tuple[float, Tensor]) -> None:

@@ -1,21 +1,24 @@
-"""What the composition root decides: which store a run draws from, and what a build asks of its teacher."""
+"""What the jobs decide: which store a run draws from, and what a build asks of its teacher."""
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from treeopo_storage import Action, TreeStore, open_store
 
 from tests.tiny_models import byte_tokenizer
-from treeopo import runs
 from treeopo.config import BuildConfig
 from treeopo.engines.scripted import Pieces, ScriptedEngine
-from treeopo.engines.settings import EngineOptions
+from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import RunError
+from treeopo.jobs.build import build_store
+from treeopo.jobs.train import retokenized_copy
 from treeopo.records import Completion, FloatArray, IntArray, Request
 from treeopo.search.actions import TEMPLATES
 
@@ -27,7 +30,7 @@ def test_a_re_tokenised_store_says_the_same_in_other_tokens_and_is_made_once(
     tokenizer = ModelTokenizer(str(tmp_path / "model"))
     notices: list[str] = []
     for _ in range(2):
-        copy = runs._retokenized(searched_store, tmp_path / "copy.zarr", tokenizer, notices.append)
+        copy = retokenized_copy(searched_store, tmp_path / "copy.zarr", tokenizer, notices.append)
     assert notices == [f"{searched_store.node_count} prefixes re-tokenised, 0 no longer decode to their text"]
     assert copy.meta.tokenizer_fingerprint == tokenizer.fingerprint
     tree = open_store(tmp_path / "copy.zarr").problem(2)
@@ -46,7 +49,7 @@ class CrampedEngine(ScriptedEngine):
         assert len(request.token_ids) + request.max_tokens <= self._room
         return await super().generate(request)
 
-    async def score(self, token_ids: list[IntArray], prefix_lengths: list[int]) -> list[FloatArray]:
+    async def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
         assert all(len(ids) + 1 <= self._room for ids in token_ids)
         return await super().score(token_ids, prefix_lengths)
 
@@ -55,18 +58,16 @@ def _talk(prompt: str, rng: random.Random, version: int) -> Pieces:
     return [(f"{rng.getrandbits(rng.randrange(1, 99))}\n\n", -1.0) for _ in range(4)] + [("#### 1", -1.0)]
 
 
-def quiet(*_: object) -> None:
-    """Nobody watches."""
+def build(config: BuildConfig) -> None:
+    async def start_engine(model: str, options: EngineOptions, adapters: Adapters | None) -> CrampedEngine:
+        return CrampedEngine(model, options)
+
+    build_store(config, lambda notice: None, lambda progress, remaining, seconds: None, start_engine)
 
 
 @pytest.fixture
-def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildConfig:
+def config(tmp_path: Path) -> BuildConfig:
     """A build with every action by a scripted teacher, and templates of its own."""
-
-    async def start_engine(model: str, options: EngineOptions) -> ScriptedEngine:
-        return CrampedEngine(model, options)
-
-    monkeypatch.setattr(runs, "start_engine", start_engine)
     byte_tokenizer().save_pretrained(tmp_path / "model")
     rows = [{"question": "How many? " * number, "answer": "#### 1"} for number in range(1, 5)]
     (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -88,32 +89,31 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildConfig:
     )
 
 
-def test_a_build_with_every_action_fits_its_engine_and_knows_every_log_probability(build: BuildConfig) -> None:
-    runs.build_store(build, quiet, quiet)
-    store = open_store(build.output)
+def search_of(store: TreeStore) -> dict[str, Any]:
+    return dict(store.meta.search)
+
+
+def test_a_build_with_every_action_fits_its_engine_and_knows_every_log_probability(config: BuildConfig) -> None:
+    build(config)
+    store = open_store(config.output)
     trees = [store.problem(number) for number in range(4)]
     assert set(np.concatenate([tree.action for tree in trees])) == set(Action)
     assert not any(np.isnan(tree.teacher_logprobs[tree.token_offsets[1] :]).any() for tree in trees)
-    assert sorted(store.meta.search["action_prompts"]) == ["reanswer", "rephrase", "subquestion"]
+    assert sorted(search_of(store)["action_prompts"]) == ["reanswer", "rephrase", "subquestion"]
 
 
-def test_a_build_does_not_go_on_with_templates_that_say_something_else(build: BuildConfig) -> None:
-    runs.build_store(build.model_copy(update={"limit": 2}), quiet, quiet)
-    runs.build_store(build.model_copy(update={"limit": 3}), quiet, quiet)
-    (build.search.templates / "rephrase.txt").write_text("{question}")
+def test_a_build_does_not_go_on_with_templates_that_say_something_else(config: BuildConfig) -> None:
+    build(config.model_copy(update={"limit": 2}))
+    build(config.model_copy(update={"limit": 3}))
+    assert config.search.templates is not None
+    (config.search.templates / "rephrase.txt").write_text("{question}")
     with pytest.raises(RunError, match="built with other settings"):
-        runs.build_store(build, quiet, quiet)
+        build(config)
 
 
-def test_a_build_by_continuation_records_no_prompt_of_its_own(
-    build: BuildConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def start_engine(model: str, options: EngineOptions) -> ScriptedEngine:
-        return CrampedEngine(model, options)
-
-    monkeypatch.setattr(runs, "start_engine", start_engine)
-    plain = replace(build.search, actions=("step", "solution"), templates=None)
-    runs.build_store(build.model_copy(update={"search": plain}), quiet, quiet)
-    store = open_store(build.output)
+def test_a_build_by_continuation_records_no_prompt_of_its_own(config: BuildConfig) -> None:
+    plain = replace(config.search, actions=("step", "solution"), templates=None)
+    build(config.model_copy(update={"search": plain}))
+    store = open_store(config.output)
     assert "action_prompts" not in store.meta.search
-    assert store.meta.search["search"]["actions"] == ["step", "solution"]
+    assert search_of(store)["search"]["actions"] == ["step", "solution"]
