@@ -5,6 +5,7 @@
 # make check      linters, types, import rules, citations
 .PHONY: setup demo test-fast test test-slow check format clean
 BIN := .venv/bin
+TOGETHER := -n 2 --dist loadgroup
 
 setup:
 	@tools/setup.sh
@@ -13,10 +14,10 @@ demo: setup
 	@$(BIN)/treeopo demo
 
 test-fast: setup
-	@HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not engine and not processes"
+	@HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest $(TOGETHER) -m "not slow and not engine and not processes"
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(TOGETHER)
 
 test-slow: setup
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m slow

@@ -44,3 +44,10 @@ def searched_store() -> TreeStore:
 
     asyncio.run(search())
     return store.open_store()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (-n 2) one starts the engines, one after the other, and the others take whole files."""
+    for item in items:
+        group = "engine" if item.get_closest_marker("engine") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))

@@ -99,7 +99,7 @@ def test_the_soft_optimum_has_no_gradient_even_where_the_order_contradicts_itsel
 
 
 def _program(group: Group, method, both) -> Program:
-    """(target, order, margin) of the group, rebuilt outside the front door's solver path."""
+    """(target, order, margin) of the group, rebuilt outside `staged_advantages`."""
     chosen = AdvantageSettings(method=method, **both)
     baseline = "flat" if both["target"] == "rewards" else both["target"]
     heuristic = staged_advantages(*group, baseline)

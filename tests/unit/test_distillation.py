@@ -1,4 +1,4 @@
-"""The teacher's word on a batch: rewards whose gradient is that of KL(pi || pi_T) over whole completions."""
+"""Teacher log-probabilities as rewards: those whose gradient is that of KL(pi || pi_T) over whole completions."""
 
 from collections.abc import Sequence
 from dataclasses import replace
