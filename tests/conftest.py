@@ -46,8 +46,9 @@ def searched_store() -> TreeStore:
     return store.open_store()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes (-n 2) one starts the engines, one after the other, and the others take whole files."""
     for item in items:
-        group = "engine" if item.get_closest_marker("engine") else str(item.path)
+        group = "engine" if item.get_closest_marker("engine") else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
