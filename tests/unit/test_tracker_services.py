@@ -146,22 +146,24 @@ def test_wandb_without_a_login_is_one_clear_line_before_the_first_step(tmp_path:
 # trackio
 
 
-@pytest.fixture(scope="module")
-def trackio_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    directory = tmp_path_factory.mktemp("trackio")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRACKIO_DIR", str(directory))  # read when trackio is imported, which only these tests do
-        pytest.importorskip("trackio")
-        yield directory
+TRACK = """
+import sys
+from pathlib import Path
+from tests.unit.test_tracker_services import track
+
+track(Path(sys.argv[1]), "trackio")
+"""
 
 
-def test_trackio_gets_every_figure_at_its_step_and_a_resumed_run_is_the_same_run(
-    tmp_path: Path, trackio_directory: Path
-) -> None:
-    track(tmp_path, "trackio")
+def test_trackio_gets_every_figure_at_its_step_and_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
+    """In a process of its own: trackio reads its directory as it is imported, and other packages import it."""
+    pytest.importorskip("trackio")
+    directory, root = tmp_path / "trackio", Path(__file__).parents[2]
+    command = [sys.executable, "-c", TRACK, str(tmp_path)]
+    subprocess.run(command, env=os.environ | {"TRACKIO_DIR": str(directory)}, cwd=root, check=True, capture_output=True)
     name = json.loads((tmp_path / "trackers.json").read_text())["trackio"]
     assert name.startswith("my-run-")
-    with sqlite3.connect(trackio_directory / "treeopo.db") as database:
+    with sqlite3.connect(directory / "treeopo.db") as database:
         rows = database.execute("SELECT step, metrics FROM metrics WHERE run_name = ? ORDER BY id", (name,)).fetchall()
         configs = database.execute("SELECT config FROM configs WHERE run_name = ?", (name,)).fetchall()
     found = [(step, json.loads(metrics)) for step, metrics in rows]
