@@ -10,7 +10,8 @@ from typing import Final, assert_never
 
 from treeopo.advantage.settings import AdvantageMethod, AdvantageSettings, Scope
 from treeopo.errors import ConfigError
-from treeopo.rollout.sampling.names import StartStates
+from treeopo.plugins import check_name
+from treeopo.rollout.sampling.names import SAMPLERS, StartStates
 from treeopo.rollout.settings import TeacherReward
 
 
@@ -217,6 +218,8 @@ def plan_groups(method: Method, advantage: AdvantageSettings, sampling: str | No
 
 def _sampler(start: StartStates, advantage: AdvantageSettings, sampling: str | None) -> str:
     """The sampler of a method whose groups start at prefixes."""
+    if sampling is not None:
+        check_name(sampling, SAMPLERS, "rollout.sampling")
     if advantage.method is AdvantageMethod.GRPO:
         raise ConfigError("advantage.method grpo belongs to --method grpo, whose groups start at the root")
     if advantage.baseline is AdvantageMethod.MC or advantage.scope is Scope.HISTORY:

@@ -40,14 +40,23 @@ def load_object(name: str, what: str) -> Any:
     return found
 
 
+def check_name(name: str, registry: Mapping[str, str], what: str) -> None:
+    """Whether `name` may stand for something, as far as that can be told without importing it.
+
+    Raises:
+        ConfigError: it is neither an entry of `registry` nor of the form `package.module:Name`.
+    """
+    if name not in registry and not is_path(name):
+        raise ConfigError(
+            f"unknown {what} {name!r}; use one of {', '.join(registry)}, or package.module:Name for one of your own"
+        )
+
+
 def find(name: str, registry: Mapping[str, str], what: str) -> Any:
     """What `name` means: an entry of `registry` (a short name to `package.module:Name`), or a path of that form.
 
     Raises:
         ConfigError: it is neither, or cannot be loaded.
     """
-    if name not in registry and not is_path(name):
-        raise ConfigError(
-            f"unknown {what} {name!r}; use one of {', '.join(registry)}, or package.module:Name for one of your own"
-        )
+    check_name(name, registry, what)
     return load_object(registry.get(name, name), what)

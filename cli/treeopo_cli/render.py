@@ -168,13 +168,11 @@ def store_report(path: "Path | str", report: "TreeReport") -> None:
 
 def methods(rows: "Iterable[Method]") -> None:
     table = Table(show_lines=True)
-    for column in ("method", "what it is", "groups", "needs", "loss", "source"):
-        table.add_column(column, no_wrap=column in ("method", "groups"))
+    for column in ("method", "what it is", "starts", "needs", "loss", "source"):
+        table.add_column(column, no_wrap=column in ("method", "starts"))
     for row in rows:
-        groups = f"from {row.start}" if row.start else "-"
-        table.add_row(
-            row.name, row.summary, groups, ", ".join(sorted(row.needs)) or "-", " + ".join(row.losses), row.source
-        )
+        needs, losses = ", ".join(sorted(row.needs)) or "-", " + ".join(row.losses)
+        table.add_row(row.name, row.summary, str(row.start or "-"), needs, losses, row.source)
     console.print(table)
 
 

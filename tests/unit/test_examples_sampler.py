@@ -73,6 +73,7 @@ def test_a_sampler_that_cannot_be_had_is_one_line(searched_store: TreeStore, nam
         ({"method": "grpo"}, "rollout.sampling: method grpo starts at the root; leave it out"),
         ({"method": "sft"}, "rollout.sampling: method sft has no groups"),
         ({"advantage.method": "trace"}, "advantage.method trace draws from one trace"),
+        ({"rollout.sampling": "deep"}, "unknown rollout.sampling 'deep'; use one of uniform, trace, root"),
     ],
 )
 def test_start_states_that_a_method_would_ignore_are_refused(flags: dict[str, Any], complaint: str) -> None:
