@@ -242,6 +242,8 @@ def test_exact_solutions_4_no_feasible_point_of_the_sphere_beats_the_scaled_proj
     for spread in (0.01, 0.1, 1.0):
         point = target * np.sqrt(N / (target @ target)) + spread * rng.normal(size=N)
         point = project(point - point.mean(), result.order, margin)
+        if not point.any():  # the order left it no direction to scale
+            continue
         point *= np.sqrt(N / (point @ point))
         if (point[result.order[:, 0]] + margin <= point[result.order[:, 1]]).all():
             assert np.sum((point - target) ** 2) >= np.sum((result.advantage - target) ** 2) - 1e-9
