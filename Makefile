@@ -28,7 +28,7 @@ check: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python tools/check_citations.py
+	@! grep -rnE "\bSPEC\b|\bfacts? [0-9]|\bsecond paper\b" --include="*.py" --include="*.md" --include="*.toml" treeopo cli storage docs tests benchmarks examples *.md
 
 format: setup
 	@$(BIN)/ruff check --fix .

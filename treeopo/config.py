@@ -41,7 +41,11 @@ class Section(BaseModel):
 
 
 def _renamed(values: Any, names: Mapping[str, str]) -> Any:
-    return {names.get(name, name): value for name, value in values.items()} if isinstance(values, Mapping) else values
+    if not isinstance(values, Mapping):
+        return values
+    for old, new in names.items():
+        require(old not in values or new not in values, f"{old} is the earlier name of {new}; give {new} alone")
+    return {names.get(name, name): value for name, value in values.items()}
 
 
 def _known_keys(kind: type) -> BeforeValidator:

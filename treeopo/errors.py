@@ -70,3 +70,14 @@ def require(condition: bool, message: str) -> None:
     """Raise `ConfigError(message)` unless `condition` holds: the bounds check of the settings classes."""
     if not condition:
         raise ConfigError(message)
+
+
+def described(error: BaseException) -> str:
+    """An exception in one short line."""
+    return shortened(f"{type(error).__name__}: {error}".rstrip(": "))
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """`text` in one line of at most `most` characters."""
+    line = " ".join(text[: 4 * most].split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from treeopo.errors import ConfigError
+from treeopo.errors import ConfigError, described
 
 
 def is_path(name: str) -> bool:
@@ -32,7 +32,7 @@ def load_object(name: str, what: str) -> Any:
     try:
         found: Any = import_module(module)
     except Exception as error:  # whatever a user's module raises while it is imported
-        raise ConfigError(f"{what} {name}: importing {module} failed ({type(error).__name__}: {error})") from error
+        raise ConfigError(f"{what} {name}: importing {module} failed ({described(error)})") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ConfigError(f"{what} {name}: module {module} has no {attribute}")

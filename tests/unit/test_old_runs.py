@@ -5,6 +5,7 @@ synchronous run over the scripted engine, and what that version itself had as me
 """
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from treeopo.config import TrainConfig, load_config
 from treeopo.engines.scripted import ScriptedEngine
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
+from treeopo.errors import ConfigError, RunError
 from treeopo.inspect.find import overview
 from treeopo.jobs.train import train
 from treeopo.run.directory import RunDirectory
@@ -65,3 +67,22 @@ def test_settings_under_their_old_names_are_taken(tmp_path: Path) -> None:
     del record["grading"]["grader"]
     record["grading"]["family"] = "number-strict"
     assert TrainConfig.model_validate(record).grading.grader == "number-strict"
+    with pytest.raises(ConfigError, match="family is the earlier name of grader; give grader alone"):
+        load_config(TrainConfig, file=tmp_path / "old.toml", flags={"grading.grader": "number"})
+
+
+def test_a_grpo_run_of_version_0_1_opens_whatever_advantage_settings_it_ignored(left_behind: Path) -> None:
+    path = left_behind / "run" / "config.json"
+    record = json.loads(path.read_text())
+    record["config"] |= {"method": "grpo", "advantage": record["config"]["advantage"] | {"method": "loo"}}
+    path.write_text(json.dumps(record))
+    _, advantage = RunDirectory.open(left_behind / "run").config.group_plan
+    assert (advantage.method, advantage.standardize) == ("grpo", True)
+
+
+def test_a_run_that_has_taken_no_step_is_no_model(left_behind: Path) -> None:
+    (left_behind / "run" / "metrics.jsonl").unlink()
+    shutil.rmtree(left_behind / "run" / "checkpoints")
+    with pytest.raises(RunError, match="the run has no checkpoint yet"):
+        resolve(str(left_behind / "run"))
+    assert resolve(str(left_behind / "student")).base == str(left_behind / "student")

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from treeopo.errors import ProblemError
+from treeopo.errors import ProblemError, described
 from treeopo.plugins import load_object
-from treeopo.problems.graders.base import described
 from treeopo.problems.rows import Row
 
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from treeopo.errors import ProblemError
+from treeopo.errors import ProblemError, described, shortened
 from treeopo.problems.answers import ANSWER_MARK
 from treeopo.problems.graders import DEFAULT_GRADER, GRADERS, load_grader
-from treeopo.problems.graders.base import described, shortened
 from treeopo.problems.graders.number import strip_calculator
 from treeopo.problems.problem_set import STEP_SEPARATOR
 from treeopo.problems.rows import Row

@@ -17,6 +17,7 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -47,6 +48,14 @@ class RunDirectory:
             )
         return run
 
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        """Whether a run has begun there; a model's directory has a config.json too, of other contents."""
+        try:
+            return isinstance(json.loads((path / "config.json").read_text(encoding="utf-8"))["config"], dict)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
         """An existing run.
@@ -56,7 +65,7 @@ class RunDirectory:
         """
         try:
             record = json.loads((path / "config.json").read_text(encoding="utf-8"))
-            config = TrainConfig.model_validate(record["config"])
+            config = TrainConfig.model_validate(_migrated(record["config"]))
         except OSError:
             raise RunError(f"{path}: no run there (no config.json); give the --output of an earlier train") from None
         except (json.JSONDecodeError, KeyError, TypeError, ValidationError):
@@ -121,6 +130,14 @@ class RunDirectory:
     @property
     def is_complete(self) -> bool:
         return (self.adapter / "adapter_config.json").exists()
+
+
+def _migrated(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings as version 0.1 wrote them: its grpo ignored all of the advantage's but `standardize`."""
+    if config.get("method") != "grpo":
+        return config
+    standardize = config.get("advantage", {}).get("standardize", True)
+    return {**config, "advantage": {"method": "grpo", "standardize": standardize}}
 
 
 def _machine() -> dict[str, str]:

@@ -41,7 +41,7 @@ def resolve(name: str) -> ModelRef:
         RunError: a run without a checkpoint. ModelError: an adapter that does not name its base.
     """
     path = Path(name)
-    if (path / "config.json").is_file() and (path / "metrics.jsonl").is_file():
+    if RunDirectory.is_at(path):
         run = RunDirectory.open(path)
         checkpoint = Checkpoints(run.checkpoints, run.config.checkpoints_kept).latest()
         if not run.is_complete and checkpoint is None:

@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
+from treeopo.errors import described
 from treeopo.ports import Tracker
 
 _log = logging.getLogger(__name__)
@@ -141,12 +142,6 @@ def remember(run: RunInfo, service: str, run_id: str) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(_known(run) | {service: run_id}) + "\n", encoding="utf-8")
     os.replace(partial, path)
-
-
-def described(error: BaseException) -> str:
-    """An exception in one short line."""
-    text = " ".join(f"{type(error).__name__}: {error}".rstrip(": ").split())
-    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def _known(run: RunInfo) -> dict[str, str]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from treeopo.errors import ConfigError, InputError
+from treeopo.errors import ConfigError, InputError, described
 from treeopo.plugins import find
 from treeopo.ports import Tracker
-from treeopo.trackers.base import FanOut, Guarded, InThread, RunInfo, described
+from treeopo.trackers.base import FanOut, Guarded, InThread, RunInfo
 from treeopo.trackers.jsonl import JsonLines
 from treeopo.trackers.tensorboard import TensorBoard
 

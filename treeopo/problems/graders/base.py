@@ -5,7 +5,7 @@ from functools import cache
 from numbers import Real
 from typing import Any, Protocol
 
-from treeopo.errors import ConfigError
+from treeopo.errors import ConfigError, described, shortened
 from treeopo.plugins import find
 from treeopo.problems.settings import GRADERS
 from treeopo.records import Problem
@@ -93,14 +93,3 @@ def as_reward(value: Any) -> float:
     if not isinstance(number, Real) or not 0.0 <= float(number) <= 1.0:  # NaN is not
         raise ValueError(f"it returned {shortened(repr(value))}, which is no number in [0, 1]")
     return float(number)
-
-
-def described(error: BaseException) -> str:
-    """An exception in one short line."""
-    return shortened(f"{type(error).__name__}: {error}".rstrip(": "))
-
-
-def shortened(text: str, most: int = 300) -> str:
-    """`text` in one line of at most `most` characters."""
-    line = " ".join(text[: 4 * most].split())
-    return line if len(line) <= most else f"{line[: most - 3]}..."

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, assert_never
 
-from treeopo.errors import ConfigError, GraderError
-from treeopo.problems.graders.base import as_reward, described, has_quick, load_grader
+from treeopo.errors import ConfigError, GraderError, described
+from treeopo.problems.graders.base import as_reward, has_quick, load_grader
 from treeopo.problems.settings import GRADERS, GradingSettings
 from treeopo.records import Problem
 

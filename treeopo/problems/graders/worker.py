@@ -89,7 +89,8 @@ def _made(name: str, deadline_seconds: float, replies: IO[str]) -> "Grader | Non
 
 
 def _reply(grader: "Grader", request: dict[str, Any]) -> dict[str, Any]:
-    from treeopo.problems.graders.base import GradingTimeout, as_reward, described
+    from treeopo.errors import described
+    from treeopo.problems.graders.base import GradingTimeout, as_reward
     from treeopo.records import Problem
 
     try:
