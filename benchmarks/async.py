@@ -45,10 +45,12 @@ from treeopo.ports import Engine, Generate
 from treeopo.problems.graders.number import grade
 from treeopo.records import Completion, Problem, PromptGroup, Request, TrainBatch
 from treeopo.rollout.batches import assemble
+from treeopo.rollout.finishing import Finish
+from treeopo.rollout.memory import OutcomeMemory
 from treeopo.rollout.meter import EngineMeter
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
-from treeopo.rollout.rollouts import RolloutBatches
-from treeopo.rollout.sampling.base import GroupSampler
+from treeopo.rollout.rollouts import BatchParts, RolloutBatches
+from treeopo.rollout.sampling.groups import GroupSampler
 from treeopo.rollout.sampling.names import StartStates
 from treeopo.rollout.settings import RolloutSettings
 from treeopo.run.directory import RunDirectory
@@ -74,7 +76,9 @@ def rollouts_over(store: TreeStore, engine: Generate, settings: RolloutSettings,
 
     sampler = GroupSampler(store, settings, 0, StartStates.UNIFORM)
     assembled = partial(assemble, settings=AdvantageSettings())
-    return RolloutBatches(sampler, engine, grade_drawn, assembled, settings, 0, meter)
+    memory = OutcomeMemory(store.structure(), settings, steps=1)
+    parts = BatchParts(sampler, memory, Finish(engine, grade_drawn, settings, 0, meter), assembled)
+    return RolloutBatches(parts, settings)
 
 
 # scripted

@@ -1,11 +1,13 @@
 """One training step against TRL's loss step and a plain transformers + PEFT loop: speed, shared prefixes, peak memory.
 
-    OMP_NUM_THREADS=1 python benchmarks/learner.py [speed sharing memory] [--model DIRECTORY] [--rounds 5]
+    OMP_NUM_THREADS=1 python benchmarks/learner.py [speed sharing prefixes memory] [--model DIRECTORY] [--rounds 5]
 
 speed: every side takes forward and backward of the same 128 ragged sequences (16 groups, drawn from a seed with the
     lengths of the embedded default) with the same LoRA policy, in micro-batches of as many sequences. plain is
     padded sequences, full logits, log_softmax, gather; sorted is the same with sequences sorted by length.
 sharing: our step with prefixes shared against ours without, for growing shares of tokens saved.
+prefixes: our step with the log-probability of the prefixes against ours without, for the embedded shape and for a
+    larger one with a vocabulary of 50,000.
 memory: peak of one step at a vocabulary of 151,936 over what the process held before, each side in a process of its
     own. Without --model, a Qwen2 of random weights. Runs on a GPU if there is one. Needs `pip install trl` for TRL.
 """
@@ -19,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -77,7 +80,8 @@ def ragged_batch(vocabulary: int, question: int = 30, groups: int = GROUPS, comp
             advantage = np.full(length, random.normal(), np.float32)
             behaviour = np.full(length, -np.log(vocabulary), np.float32)
             versions = np.zeros(length, np.int32)
-            rows.append(TrainSequence(ids, len(ids) - length, advantage, behaviour, versions))
+            prefix = len(ids) - length
+            rows.append(TrainSequence(ids, prefix, advantage, behaviour, versions, question_length=question))
     return TrainBatch(0, tuple(rows), {})
 
 
@@ -237,6 +241,28 @@ def sharing(model: Path, vocabulary: int, rounds: int) -> None:
         print(f"{seen['shared_share']:12.0%}  {found['alone'] / found['shared']:19.2f}", flush=True)
 
 
+def on(step: Step, batch: TrainBatch, _: TrainBatch) -> None:
+    """`step` on a batch of its own, whatever the other sides take."""
+    step(batch)
+
+
+def prefixes(rounds: int) -> None:
+    """The log-probability of the prefixes on the default batch: same weights, with question lengths and without."""
+    print("model                     a step without  with  ratio")
+    for name, shape in {"embedded": (512, 128, 4), "50k tokens": (50_000, 256, 6)}.items():
+        with tempfile.TemporaryDirectory() as directory:
+            model = random_model(Path(directory), *shape)
+            batch = ragged_batch(shape[0], groups=GROUPS if name == "embedded" else 4)
+            unknown = replace(batch, sequences=tuple(replace(row, question_length=None) for row in batch.sequences))
+            sides: dict[str, Step] = {
+                "without": partial(on, ours(model, SETTINGS), unknown),
+                "with": ours(model, SETTINGS),
+            }
+            found = medians(sides, batch, rounds)
+        ratio = found["with"] / found["without"]
+        print(f"{name:24s}  {found['without']:12.3f} s  {found['with']:.3f} s  {ratio:.3f}", flush=True)
+
+
 def memory(side: str) -> None:
     """In a process of its own: MiB that one step adds at its peak to what model and libraries hold."""
     with tempfile.TemporaryDirectory() as directory:
@@ -265,7 +291,7 @@ def held(what: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["speed", "sharing", "memory"])
+    parser.add_argument("parts", nargs="*", default=["speed", "sharing", "prefixes", "memory"])
     parser.add_argument("--model", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
@@ -280,6 +306,8 @@ def main() -> None:
             speed(model, vocabulary, arguments.rounds)
         if "sharing" in arguments.parts:
             sharing(model, vocabulary, arguments.rounds)
+    if "prefixes" in arguments.parts:
+        prefixes(arguments.rounds)
     if "memory" in arguments.parts:
         for side in ("ours", "TRL", "plain"):
             subprocess.run([sys.executable, __file__, "--memory-of", side], check=True)

@@ -8,9 +8,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from treeopo.advantage.settings import AdvantageSettings
 from treeopo.engines.server_settings import base_url
@@ -18,15 +18,19 @@ from treeopo.engines.settings import EngineOptions
 from treeopo.errors import ConfigError, require
 from treeopo.evaluation.settings import PeriodicSettings
 from treeopo.learner.settings import CriticSettings, DirectValueSettings, KlSettings, LearnerSettings
-from treeopo.methods import METHODS, LossName, Need, find_method, owners, plan_groups
+from treeopo.methods import METHODS, GroupPlan, LossName, Need, find_method, owners, plan_groups
 from treeopo.problems.prompting import PromptSettings
 from treeopo.problems.settings import GradingSettings
 from treeopo.problems.solutions import SolutionSettings
+from treeopo.rollout.sampling.names import StartStates
 from treeopo.rollout.settings import RolloutSettings, TeacherReward
 from treeopo.search.settings import SearchSettings
 
 RENAMED = {"grading": {"family": "grader"}}
 """By section, settings under the names they had in earlier versions: files, flags and old runs may use those."""
+
+
+_POLICY_GRADIENTS = {LossName.POLICY_GRADIENT, LossName.ACTOR_CRITIC}
 
 
 class Section(BaseModel):
@@ -110,6 +114,9 @@ class TrainConfig(Section):
     checkpoints_kept: int = Field(2, ge=1)
     """So many of the newest are kept."""
 
+    rollouts_kept: Annotated[int, Field(ge=0)] | Literal["all", "none"] = 100
+    """Of so many of the newest steps the rollouts stay in RUN/rollouts (docs/metrics.md); or all, or none."""
+
     advantage: Annotated[AdvantageSettings, _known_keys(AdvantageSettings)] = AdvantageSettings()
     """How rewards become advantages (docs/advantages.md)."""
 
@@ -150,6 +157,13 @@ class TrainConfig(Section):
         problems = solutions.get("problems") if isinstance(solutions, Mapping) else None
         return values if values.get("store") or problems else {**values, "store": "trees.zarr"}
 
+    @field_validator("rollouts_kept", mode="before")
+    @classmethod
+    def _number_all_or_none(cls, kept: Any) -> Any:
+        is_known = kept in ("all", "none") or str(kept).isdecimal()
+        require(is_known, f"{kept!r} is no number of steps; give 0 or more, or all, or none")
+        return kept
+
     @model_validator(mode="after")
     def _method_can_use_it(self) -> Self:
         """Settings that the method would ignore are refused, so that nobody believes in them."""
@@ -160,15 +174,26 @@ class TrainConfig(Section):
                 f"{section} is for {owners(section)}; method {method.name} has no use for it, leave it out",
             )
         if method.start is None:
-            require(
-                self.rollout.sampling is None,
-                f"rollout.sampling: method {method.name} has no groups, so no start states; leave it out",
-            )
+            for name in ("sampling", "completions_per_prefix", "no_signal", "curriculum", "memory"):
+                require(
+                    getattr(self.rollout, name) == getattr(RolloutSettings(), name),
+                    f"rollout.{name}: method {method.name} has no groups, so no start states; leave it out",
+                )
         else:
-            plan_groups(method, self.advantage, self.rollout.sampling)
+            plan_groups(method, self.advantage, self.rollout)
         require(
             Need.ENGINE in method.needs or self.rollout.temperature == 1,
             f"rollout.temperature is {self.rollout.temperature}; method {method.name} samples nothing, leave it at 1",
+        )
+        require(
+            Need.ENGINE in method.needs or self.rollouts_kept == type(self).model_fields["rollouts_kept"].default,
+            f"rollouts_kept: method {method.name} samples nothing, so it has no rollouts to keep; leave it out",
+        )
+        has_steps = method.start is not None and self.group_plan.start != StartStates.ROOT
+        require(
+            self.learner.prefix_loss == 0 or (has_steps and not _POLICY_GRADIENTS.isdisjoint(method.losses)),
+            f"learner.prefix_loss is {self.learner.prefix_loss}; it needs a policy gradient of groups that start at "
+            f"prefixes, and method {method.name} has none here, leave it out",
         )
         require(
             Need.CRITIC not in method.needs or self.steps > self.critic.warmup_steps,
@@ -200,9 +225,9 @@ class TrainConfig(Section):
         return self
 
     @property
-    def group_plan(self) -> tuple[str, AdvantageSettings]:
-        """The sampler of start states, by name, and the settings of the advantages, for a method with groups."""
-        return plan_groups(find_method(self.method), self.advantage, self.rollout.sampling)
+    def group_plan(self) -> GroupPlan:
+        """Where groups start and how rewards become advantages, for a method with groups."""
+        return plan_groups(find_method(self.method), self.advantage, self.rollout)
 
     @property
     def needs_binary(self) -> str | None:
@@ -210,7 +235,7 @@ class TrainConfig(Section):
         method = find_method(self.method)
         if method.start is None or method.teacher_reward is not None:
             return None
-        _, advantage = self.group_plan
+        advantage = self.group_plan.advantage
         return f"advantage.method {advantage.method}" if advantage.needs_binary else None
 
     @property

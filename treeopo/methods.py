@@ -4,15 +4,15 @@ A method is how its batch is made and which losses it adds up. Nothing else in t
 `treeopo.recipes` turns the parts named here into objects. Needs neither torch nor vLLM.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Final, assert_never
+from typing import Final, NamedTuple
 
 from treeopo.advantage.settings import AdvantageMethod, AdvantageSettings, Scope
 from treeopo.errors import ConfigError
 from treeopo.plugins import check_name
-from treeopo.rollout.sampling.names import SAMPLERS, StartStates
-from treeopo.rollout.settings import TeacherReward
+from treeopo.rollout.sampling.names import ASK_THE_MEMORY, SAMPLERS, StartStates
+from treeopo.rollout.settings import CurriculumSettings, NoSignal, RolloutSettings, TeacherReward
 
 
 class Batches(StrEnum):
@@ -62,6 +62,13 @@ class Method:
     teacher_reward: TeacherReward | None = None
     teacher_by: str | None = None
     sections: frozenset[str] = frozenset()
+
+
+class GroupPlan(NamedTuple):
+    """start: the sampler of start states, by name. advantage: how rewards become advantages."""
+
+    start: str
+    advantage: AdvantageSettings
 
 
 _ROWS = (
@@ -190,30 +197,35 @@ def owners(section: str) -> str:
     return f"method {names[0]}" if len(names) == 1 else f"methods {', '.join(names)}"
 
 
-def plan_groups(method: Method, advantage: AdvantageSettings, sampling: str | None) -> tuple[str, AdvantageSettings]:
-    """The name of the sampler that chooses the method's start states, and how rewards become advantages.
-
-    `sampling` is the sampler that was asked for (None: the method's own).
+def plan_groups(method: Method, advantage: AdvantageSettings, rollout: RolloutSettings) -> GroupPlan:
+    """Where the method's groups start, and how rewards become advantages.
 
     Raises:
-        ConfigError: these advantages or start states do not go with this method, or the trainer cannot feed them.
+        ConfigError: these advantages or start states do not go with this method, or would be ignored.
     """
     assert method.start is not None, f"method {method.name} has no groups"
-    match method.start:
-        case StartStates.ROOT:
-            if sampling is not None:
-                raise ConfigError(f"rollout.sampling: method {method.name} starts at the root; leave it out")
-            grpo = AdvantageSettings(method=AdvantageMethod.GRPO, standardize=advantage.standardize)
-            if advantage not in (AdvantageSettings(), grpo):
-                raise ConfigError(
-                    f"method {method.name} z-scores the rewards of a group; of the advantage settings it knows "
-                    "advantage.method grpo with advantage.standardize"
-                )
-            return method.start, grpo
-        case StartStates.UNIFORM | StartStates.TRACE:
-            return _sampler(method.start, advantage, sampling), advantage
-        case _:
-            assert_never(method.start)
+    if rollout.no_signal is NoSignal.REDRAW and (method.batches is not Batches.ROLLOUTS or method.teacher_reward):
+        raise ConfigError(f"rollout.no_signal redraw: to method {method.name} any group is a signal; leave it out")
+
+    if method.start is StartStates.ROOT:
+        return GroupPlan(method.start, _advantage_at_the_root(method, advantage, rollout))
+    start = _sampler(method.start, advantage, rollout.sampling)
+    _check_feeding(method, start, advantage)
+    _check_curriculum(start, rollout.curriculum)
+    return GroupPlan(start, advantage)
+
+
+def _advantage_at_the_root(method: Method, advantage: AdvantageSettings, rollout: RolloutSettings) -> AdvantageSettings:
+    for name, default in (("sampling", None), ("completions_per_prefix", 1), ("curriculum", CurriculumSettings())):
+        if getattr(rollout, name) != default:
+            raise ConfigError(f"rollout.{name}: method {method.name} starts at the root; leave it out")
+    grpo = AdvantageSettings(method=AdvantageMethod.GRPO, standardize=advantage.standardize)
+    if advantage not in (AdvantageSettings(), grpo):
+        raise ConfigError(
+            f"method {method.name} z-scores the rewards of a group; of the advantage settings it knows "
+            "advantage.method grpo with advantage.standardize"
+        )
+    return grpo
 
 
 def _sampler(start: StartStates, advantage: AdvantageSettings, sampling: str | None) -> str:
@@ -222,13 +234,33 @@ def _sampler(start: StartStates, advantage: AdvantageSettings, sampling: str | N
         check_name(sampling, SAMPLERS, "rollout.sampling")
     if advantage.method is AdvantageMethod.GRPO:
         raise ConfigError("advantage.method grpo belongs to --method grpo, whose groups start at the root")
-    if advantage.baseline is AdvantageMethod.MC or advantage.scope is Scope.HISTORY:
-        raise ConfigError(
-            f"advantage.method {advantage.method} with scope {advantage.scope}: the trainer takes no extra rollouts "
-            "and keeps no history yet; use any other method, with scope group"
-        )
     if advantage.method is not AdvantageMethod.TRACE:
         return sampling or start
     if sampling not in (None, StartStates.TRACE):
         raise ConfigError(f"rollout.sampling {sampling}: advantage.method trace draws from one trace; leave it out")
     return StartStates.TRACE
+
+
+def _check_feeding(method: Method, start: str, advantage: AdvantageSettings) -> None:
+    """What needs completions of the student's own is for methods that have some."""
+    if method.batches is Batches.ROLLOUTS:
+        return
+    asking = {
+        f"rollout.sampling {start}": start in ASK_THE_MEMORY,
+        f"advantage.method {advantage.method}": advantage.baseline is AdvantageMethod.MC,
+        f"advantage.scope {advantage.scope}": advantage.scope is Scope.HISTORY,
+    }
+    for setting, asks in asking.items():
+        if asks:
+            raise ConfigError(f"{setting} needs completions of the student's, and method {method.name} samples none")
+
+
+def _check_curriculum(start: str, curriculum: CurriculumSettings) -> None:
+    """A setting of another sampler's is refused; a sampler of a user's own may read them all."""
+    if start not in SAMPLERS:
+        return
+    for field in fields(curriculum):
+        owner = field.name.partition("_")[0]
+        is_others = owner in SAMPLERS and owner not in (start, StartStates.ROOT)
+        if is_others and getattr(curriculum, field.name) != field.default:
+            raise ConfigError(f"rollout.curriculum.{field.name} is for rollout.sampling {owner}, and this is {start}")

@@ -15,6 +15,14 @@ IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Counted outcomes: `total` samples and their summed rewards `success`, per node (P,) or per sample (N,)."""
+
+    total: npt.NDArray[np.float64]
+    success: npt.NDArray[np.float64]
+
+
 class FinishReason(StrEnum):
     """Why a completion ended: it said so (end of text or a stop string), or it ran out of room."""
 
@@ -95,50 +103,73 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What one rollout starts from: a node of a problem's tree and its prefix as tokens (T,)."""
+    """What one rollout starts from: a node of a problem's tree and its prefix as tokens (T,).
+
+    depth: steps behind the question, 0 at the root. question_tokens: of the T tokens, those of the question; the others
+    are the steps. leads_to_success: the store has a solved trace through it.
+    """
 
     node: int
     token_ids: IntArray
+    depth: int
+    question_tokens: int
+    leads_to_success: bool
 
 
 @dataclass(frozen=True, slots=True)
 class PromptGroup:
-    """Group `number` of a run: N start nodes of one problem. A pure function of (seed, number, store)."""
+    """Group `number` of a run: N start nodes of one problem. A pure function of (seed, number, store), and of the
+    outcomes that its batch may know where the start states or the advantages are made from those: then `history` (P,)
+    has them, for each node of the tree.
+    """
 
     number: int
     problem: int
     parent: IntArray  # (P,) the problem's tree, -1 at the root
     prompts: tuple[Prompt, ...]
+    history: Outcomes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """A prompt, the student's completion, and the reward of the finished trace.
 
-    served_version: of the policy that the engine served when the completion ended.
+    served_version: of the policy that the engine served when the completion ended. seed: of the engine's request.
     """
 
     prompt: Prompt
     completion: Completion
     reward: float
     served_version: int
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutGroup:
-    """A drawn group with its graded samples, in the order they were drawn."""
+    """A drawn group with its graded samples, in the order they were drawn.
+
+    extra: rollouts that are not learned from; the baseline of advantage method mc is made of them.
+    """
 
     drawn: PromptGroup
     rollouts: tuple[Rollout, ...]
+    extra: tuple[Rollout, ...] = ()
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether the rewards differ: alike ones teach nothing."""
+        return len({rollout.reward for rollout in self.rollouts}) > 1
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSequence:
-    """One rollout as the learner sees it: only the C = T - prefix_length completion tokens carry gradient.
+    """One rollout as the learner sees it: only the C = T - prefix_length completion tokens carry a policy gradient.
 
-    token_ids (T,) are the prefix's and then the completion's. The rest is (C,), a number per completion token:
-    advantages (the weight of the token in the loss); behaviour_logprobs, of the distribution each was sampled from;
-    versions, of the policy that sampled it; extras, columns that one loss asks for by name.
+    token_ids (T,) are the question's, the prefix's steps' and then the completion's. The arrays that follow are (C,), a
+    number per completion token: advantages (the weight of the token in the loss); behaviour_logprobs, of the
+    distribution each was sampled from; versions, of the policy that sampled it; extras, columns that one loss asks for
+    by name. question_length: where the steps of the prefix begin (None: it has none). prefix_is_solved: the store has a
+    solved trace that begins with them.
     """
 
     token_ids: IntArray
@@ -147,16 +178,27 @@ class TrainSequence:
     behaviour_logprobs: FloatArray
     versions: IntArray
     extras: Mapping[str, FloatArray] = field(default_factory=dict)
+    question_length: int | None = None
+    prefix_is_solved: bool = False
 
     @property
     def completion_length(self) -> int:
         return len(self.token_ids) - self.prefix_length
 
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of the prefix's steps, behind the question."""
+        return 0 if self.question_length is None else self.prefix_length - self.question_length
+
 
 @dataclass(frozen=True, slots=True)
 class TrainBatch:
-    """Batch `number` of a run, learned from by the policy of version `number`."""
+    """Batch `number` of a run, learned from by the policy of version `number`.
+
+    values (K,): the baseline V of each sequence's prefix, where its advantages were made of the task's rewards.
+    """
 
     number: int
     sequences: tuple[TrainSequence, ...]
     metrics: dict[str, float]
+    values: npt.NDArray[np.float64] | None = None

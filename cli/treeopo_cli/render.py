@@ -101,8 +101,11 @@ class TrainBar(Bar):
         details = f"learner {totals['learner/tokens'] / seconds:,.0f} tokens/s, loss {metrics['learner/loss']:.4f}"
         if "rollout/reward" in metrics:
             details += f", reward {metrics['rollout/reward']:.2f}"
+        if "rollout/reward_root" in metrics:
+            details += f" (at the root {metrics['rollout/reward_root']:.2f})"
         if "engine/occupancy" in metrics:
             details += (
+                f" after {metrics['spent/completions_so_far']:,.0f} completions"
                 f", staleness {metrics['rollout/staleness_mean']:.2f}"
                 f", rollout {totals['rollout/tokens'] / seconds:,.0f} tokens/s"
                 f", learner waited {totals['pipeline/seconds_waiting'] / seconds:.0%}, "

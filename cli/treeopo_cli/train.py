@@ -70,6 +70,15 @@ Track = Annotated[
     ),
     Sets("trackers"),
 ]
+KeepRollouts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|all|none",
+        help="Keep the rollouts of the N newest steps, of all or of none, as Parquet in RUN/rollouts.",
+        show_default="100",
+    ),
+    Sets("rollouts_kept"),
+]
 TeacherEngine = Annotated[
     list[str] | None,
     typer.Option(
@@ -96,6 +105,7 @@ def train(
     eval_problems: EvalProblems = None,
     eval_every: EvalEvery = None,
     track: Track = None,
+    keep_rollouts: KeepRollouts = None,
     grader: Grader = None,
     engine: Engine = None,
     teacher_engine: TeacherEngine = None,

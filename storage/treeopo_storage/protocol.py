@@ -8,7 +8,7 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from treeopo_storage.schema import Array, ProblemTree, StoreMeta
+from treeopo_storage.schema import NO_PARENT, Array, ProblemTree, StoreMeta
 
 
 class Structure:
@@ -40,6 +40,11 @@ class Structure:
     def parent(self) -> npt.NDArray[np.int32]:
         """(P,) parent's index inside the problem, NO_PARENT at roots."""
         return self._read("nodes/parent").astype(np.int32, copy=False)
+
+    @cached_property
+    def parent_row(self) -> npt.NDArray[np.int64]:
+        """(P,) parent's row, NO_PARENT at roots."""
+        return np.where(self.parent < 0, np.int64(NO_PARENT), self.first_node[self.problem] + self.parent)
 
     @cached_property
     def depth(self) -> npt.NDArray[np.int32]:
@@ -75,10 +80,9 @@ class Structure:
     def prefix_lengths(self) -> npt.NDArray[np.int64]:
         """(P,) tokens of each prefix (the path root→node), computed from the offsets alone."""
         lengths = np.diff(self.token_offsets)
-        parent_row = self.first_node[self.problem] + self.parent
         for depth in range(1, int(self.depth.max(initial=0)) + 1):
             nodes = np.flatnonzero(self.depth == depth)
-            lengths[nodes] += lengths[parent_row[nodes]]
+            lengths[nodes] += lengths[self.parent_row[nodes]]
         return lengths
 
 

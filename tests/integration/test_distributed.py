@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,16 @@ from torch.multiprocessing.spawn import spawn
 from tests.gradients import step
 from tests.servers import free_port
 from tests.tiny_models import random_qwen2
-from tests.unit.test_packing import SETTINGS, distance, group_batch, policy
+from tests.unit import test_packing
+from tests.unit.test_packing import distance, group_batch, policy
 from treeopo.learner.distributed import Team
 from treeopo.learner.learner import Learner
 from treeopo.learner.losses.policy_gradient import PolicyGradient
+from treeopo.learner.losses.prefix_likelihood import PrefixLikelihood
 
 pytestmark = pytest.mark.processes
+
+SETTINGS = replace(test_packing.SETTINGS, prefix_loss=0.1)
 
 SET = ["solutions.problems=staged-arithmetic:easy:train", "learner.lora.dropout=0.0", "rollout.batch_size=8"]
 
@@ -32,7 +37,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one_step(rank: int, size: int, port: int, model: Path, result: Path) -> None:
     """A process of its own: the gradient and the metrics of one step, from the first rank."""
     team = Team(rank, size, rank, ("localhost", port, True)) if size > 1 else Team()
-    learner = Learner(policy(model), [PolicyGradient(SETTINGS)], SETTINGS, steps=4, temperature=1.0, team=team)
+    losses = [PolicyGradient(SETTINGS), PrefixLikelihood(SETTINGS.prefix_loss)]
+    learner = Learner(policy(model), losses, SETTINGS, steps=4, temperature=1.0, team=team)
     batch = group_batch()
     if rank > 0:
         batch = team.receive()
@@ -40,7 +46,10 @@ def one_step(rank: int, size: int, port: int, model: Path, result: Path) -> None
         team.send(batch)
     gradient, metrics = step(learner, batch)
     after = [parameter.detach().clone() for parameter in learner.policy.trainable]
-    torch.save({"gradient": gradient, "metrics": metrics, "after": after}, result / f"{size}-{rank}.pt")
+    agreement = asdict(learner.agreement) if learner.agreement else {}
+    torch.save(
+        {"gradient": gradient, "metrics": metrics, "after": after, "agreement": agreement}, result / f"{size}-{rank}.pt"
+    )
 
 
 def test_two_processes_give_the_gradient_of_one_and_stay_equal(model: Path, tmp_path: Path) -> None:
@@ -49,8 +58,11 @@ def test_two_processes_give_the_gradient_of_one_and_stay_equal(model: Path, tmp_
     alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
     assert distance(first["gradient"], alone["gradient"]) < 1e-5
     assert all(torch.equal(a, b) for a, b in zip(first["after"], second["after"], strict=True))
-    for name in ("learner/loss", "learner/grad_norm", "learner/entropy", "learner/tokens"):
+    whole = ("loss", "grad_norm", "entropy", "tokens", "prefix_logprob", "prefix_logprob_per_token")
+    for name in (f"learner/{name}" for name in whole):
         assert first["metrics"][name] == pytest.approx(alone["metrics"][name], rel=1e-4), name
+    assert first["agreement"] == pytest.approx(alone["agreement"], rel=1e-4)
+    assert alone["agreement"]["tokens"] == sum(row.completion_length for row in group_batch().sequences)
 
 
 def train(launcher: list[str], model: Path, output: Path, more: Sequence[str] = ()) -> list[dict[str, float]]:

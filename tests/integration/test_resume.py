@@ -4,7 +4,7 @@ Compared are the adapter's bytes, and every metric of every step but those of th
 repeats (seconds, rates, occupancy, peaks). With eta >= 1 staleness is left out too: a batch that was in flight when the
 process died is sampled again by the version that is resumed from, which may be newer; the engine's script then says the
 same under every version, so everything that is learned must still be equal. With eta = 0 the script changes with the
-version, and staleness is compared as well.
+version, and staleness is compared as well. So are the rollouts on disk: each step's once, and the same.
 """
 
 import json
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow.parquet import read_table  # type: ignore[import-untyped]
 
 from tests import killed_run
 from treeopo.run.directory import RunDirectory
@@ -75,16 +76,24 @@ def learned(run: RunDirectory) -> list[dict[str, Any]]:
     ]
 
 
+def kept(run: RunDirectory) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = read_table(run.rollouts).to_pylist()
+    left_out = {"versions"} if run.config.rollout.max_staleness else set()
+    return [{name: value for name, value in row.items() if name not in left_out} for row in rows]
+
+
 def assert_killed_equals_whole(
-    processes: ForkServerContext, workplace: Path, *, staleness: int, steps: int, kills: int, seed: int
+    processes: ForkServerContext, workplace: Path, *, kills: int, seed: int, **settings: Any
 ) -> None:
-    settings = {"steps": steps, "rollout.max_staleness": staleness}
-    whole = killed_run.new_run(workplace, f"whole-{staleness}-{seed}", **settings)
+    steps, name = settings["steps"], "-".join(map(str, (*settings.values(), seed)))
+    whole = killed_run.new_run(workplace, f"whole-{name}", **settings)
     finish(processes, whole)
-    killed = killed_run.new_run(workplace, f"killed-{staleness}-{seed}", **settings)
+    killed = killed_run.new_run(workplace, f"killed-{name}", **settings)
     kill_at_random(processes, killed, kills, random.Random(seed))
     finish(processes, killed)
     assert learned(killed) == learned(whole)
+    assert kept(killed) == kept(whole)
+    assert {row["step"] for row in kept(whole)} == set(range(max(1, steps - 99), steps + 1))
     assert any(step["learner/grad_norm"] > 0 for step in learned(whole))
     weights = "adapter_model.safetensors"
     assert (killed.adapter / weights).read_bytes() == (whole.adapter / weights).read_bytes()
@@ -94,16 +103,29 @@ def assert_killed_equals_whole(
     assert json.loads(killed.timeline.read_text())
 
 
-@pytest.mark.parametrize("staleness", [0, 1])
+# Where groups start, what their rewards are compared with and which groups are learned from: all of it by the outcomes.
+REMEMBERING = {
+    "rollout.sampling": "success",
+    "rollout.no_signal": "redraw",
+    "advantage.method": "posterior",
+    "advantage.scope": "history",
+}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"rollout.max_staleness": 0}, {"rollout.max_staleness": 1, **REMEMBERING}], ids=str
+)
 def test_a_run_killed_three_times_and_resumed_ends_bit_identical(
-    processes: ForkServerContext, workplace: Path, staleness: int
+    processes: ForkServerContext, workplace: Path, settings: dict[str, Any]
 ) -> None:
-    assert_killed_equals_whole(processes, workplace, staleness=staleness, steps=30, kills=3, seed=0)
+    assert_killed_equals_whole(processes, workplace, steps=30, kills=3, seed=0, **settings)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, REMEMBERING], ids=["forgetting", "remembering"])
 @pytest.mark.parametrize("staleness", [0, 1, 4])
 def test_a_run_killed_at_twenty_random_instants_and_resumed_ends_bit_identical(
-    processes: ForkServerContext, workplace: Path, staleness: int
+    processes: ForkServerContext, workplace: Path, staleness: int, settings: dict[str, Any]
 ) -> None:
-    assert_killed_equals_whole(processes, workplace, staleness=staleness, steps=120, kills=20, seed=1)
+    settings = {"rollout.max_staleness": staleness, **settings}
+    assert_killed_equals_whole(processes, workplace, steps=120, kills=20, seed=1, **settings)

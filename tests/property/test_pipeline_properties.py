@@ -20,17 +20,19 @@ from treeopo_storage import TreeStore
 
 from tests.conftest import WORLD
 from tests.profiles import examples
-from treeopo.advantage import AdvantageSettings
-from treeopo.engines.scripted import Pieces, ScriptedEngine
+from tests.rollout_batches import rollout_batches
+from treeopo.advantage import AdvantageMethod, AdvantageSettings, Scope
+from treeopo.engines.scripted import Pieces, ScriptedEngine, ScriptedPolicy
 from treeopo.engines.simulated_time import run_simulated
 from treeopo.errors import EngineDeadError, EngineError
-from treeopo.records import Completion, PromptGroup, Request, RolloutGroup, TrainBatch
+from treeopo.records import Completion, Outcomes, PromptGroup, Request, RolloutGroup, TrainBatch
 from treeopo.rollout.batches import assemble
+from treeopo.rollout.memory import OutcomeMemory
 from treeopo.rollout.meter import EngineMeter
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
 from treeopo.rollout.rollouts import RolloutBatches
-from treeopo.rollout.sampling.base import GroupSampler
-from treeopo.rollout.sampling.names import StartStates
+from treeopo.rollout.sampling.groups import GroupSampler
+from treeopo.rollout.sampling.names import ASK_THE_MEMORY, StartStates
 from treeopo.rollout.settings import RolloutSettings
 from treeopo.seeds import derive_seed
 
@@ -78,8 +80,9 @@ def changing_policy(prompt: str, rng: random.Random, version: int) -> Pieces:
 class RestartedEngine:
     """A new engine for each one that dies, under the policy published last; what was unfinished is asked again."""
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Schedule, policy: ScriptedPolicy = changing_policy) -> None:
         self._schedule = schedule
+        self._policy = policy
         self._deaths = iter(schedule.deaths)
         self._restarting = asyncio.Lock()
         self.version = 0
@@ -90,7 +93,7 @@ class RestartedEngine:
     def _start(self) -> None:
         number = next(self._deaths, None)
         failures = {} if number is None else {number: EngineDeadError("died")}
-        self.lives.append(ScriptedEngine(changing_policy, latency=self._schedule.seconds, failures=failures))
+        self.lives.append(ScriptedEngine(self._policy, latency=self._schedule.seconds, failures=failures))
         self.lives[-1].version = self.version
 
     async def _replace(self, dead: ScriptedEngine) -> None:
@@ -121,25 +124,43 @@ class RestartedEngine:
 class Run:
     """One run of the pipeline under a schedule; `learn` asserts what must hold of a batch when it is learned from."""
 
-    def __init__(self, store: TreeStore, schedule: Schedule) -> None:
+    def __init__(
+        self,
+        store: TreeStore,
+        schedule: Schedule,
+        policy: ScriptedPolicy = changing_policy,
+        sampler: GroupSampler | None = None,
+        advantage: AdvantageSettings | None = None,
+    ) -> None:
         self.schedule = schedule
-        self.engine = RestartedEngine(schedule)
+        self.advantage = advantage or AdvantageSettings()
+        self.engine = RestartedEngine(schedule, policy)
         self.meter = EngineMeter(slots=SETTINGS.batch_size)
         self.learned: list[TrainBatch] = []
         self.groups: dict[int, list[int]] = {}
         self.in_memory = 0
         self.peak_in_memory = 0
         self.fail_learning_at: int | None = None
-        self._rollouts = RolloutBatches(
-            cached_sampler(store),  # type: ignore[arg-type]
-            self.engine,
-            grade,
-            self.assemble,
-            replace(SETTINGS, max_staleness=schedule.staleness),
-            SEED,
-            self.meter,
-        )
+        self.settings = replace(SETTINGS, max_staleness=schedule.staleness)
+        self.sampler = sampler or cached_sampler(store)  # type: ignore[arg-type]
+        self.memory = OutcomeMemory(store.structure(), self.settings, STEPS)
+        self._rollouts = self._batches()
         self.stages = Stages(self.make_batch, self.learn, self.publish)
+
+    def _batches(self) -> RolloutBatches:
+        return rollout_batches(
+            self.sampler, self.engine, grade, self.assemble, self.settings,
+            seed=SEED, meter=self.meter, memory=self.memory,
+        )  # fmt: skip
+
+    def resume(self, version: int) -> None:
+        """Everything but what a checkpoint of `version` holds is gone."""
+        state = self.memory.state(version)
+        self.memory = OutcomeMemory(self.sampler.structure, self.settings, STEPS)
+        self.memory.restore(state, version)
+        self._rollouts = self._batches()
+        self.groups = {batch.number: self.groups[batch.number] for batch in self.learned}  # the rest is drawn again
+        self.in_memory = 0
 
     async def make_batch(self, number: int) -> TrainBatch:
         self.in_memory += 1
@@ -149,7 +170,7 @@ class Run:
     async def assemble(self, number: int, groups: Sequence[RolloutGroup]) -> TrainBatch:
         assert number not in self.groups, "a batch was made twice"
         self.groups[number] = [group.drawn.number for group in groups]
-        return await assemble(number, groups, AdvantageSettings())
+        return await assemble(number, groups, self.advantage)
 
     async def learn(self, batch: TrainBatch) -> Metrics:
         assert batch.number == len(self.learned) == self.engine.version
@@ -203,7 +224,8 @@ async def grade(drawn: PromptGroup, completion: Completion) -> float:
 def cached_sampler(store: TreeStore) -> GroupSampler:
     """Draws are pure, so thousands of schedules can share them."""
     sampler = GroupSampler(store, SETTINGS, SEED, StartStates.UNIFORM)
-    sampler.draw = cache(sampler.draw)  # type: ignore[method-assign]
+    drawn = cache(sampler.draw)
+    sampler.draw = lambda number, known=None: drawn(number)  # type: ignore[method-assign]
     return sampler
 
 
@@ -335,11 +357,89 @@ def test_a_run_stopped_between_two_steps_and_resumed_learns_every_group_once(
 
         await Pipeline(run.stages, schedule.staleness, run.meter).run(0, STEPS, stop_there)
         run.assert_nothing_is_left()
-        run.groups = {batch.number: run.groups[batch.number] for batch in run.learned}  # the rest is drawn again
-        run.in_memory = 0
+        run.resume(stop)
         await Pipeline(run.stages, schedule.staleness, run.meter).run(stop, STEPS, run.on_step)
         assert len(run.learned) == STEPS
         run.assert_learned_in_order()
         run.assert_nothing_is_left()
 
     run_simulated(check())
+
+
+HISTORY = AdvantageSettings(method=AdvantageMethod.POSTERIOR, scope=Scope.HISTORY)
+
+
+def remembering(store: TreeStore, schedule: Schedule, sampling: str) -> Run:
+    """A run whose draws and advantages come from the student's outcomes. The policy says the same under every version,
+    so that outcomes depend on what is drawn alone, and not on which version was in time to sample it.
+    """
+    settings = replace(SETTINGS, max_staleness=schedule.staleness)
+    sampler = GroupSampler(store, settings, SEED, sampling, remembers=True)
+    return Run(store, schedule, WORLD, sampler, HISTORY)
+
+
+def assert_same(ours: Sequence[TrainBatch], theirs: Sequence[TrainBatch]) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        for row, expected in zip(one.sequences, other.sequences, strict=True):
+            np.testing.assert_array_equal(row.token_ids, expected.token_ids)
+            np.testing.assert_array_equal(row.advantages, expected.advantages)
+
+
+async def undisturbed(store: TreeStore, eta: int, sampling: str) -> list[TrainBatch]:
+    run = remembering(store, Schedule(eta, 0.0, 0, [0.0] * STEPS, [0.0] * STEPS), sampling)
+    await Pipeline(run.stages, eta, run.meter).run(0, STEPS, run.on_step)
+    return run.learned
+
+
+@proof
+@given(schedule=schedules, sampling=st.sampled_from(sorted(ASK_THE_MEMORY)))
+def test_what_a_batch_starts_from_and_is_compared_with_depends_on_no_ones_speed(
+    searched_store: TreeStore, schedule: Schedule, sampling: str
+) -> None:
+    async def check() -> None:
+        run = remembering(searched_store, schedule, sampling)
+        await Pipeline(run.stages, schedule.staleness, run.meter).run(0, STEPS, run.on_step)
+        assert_same(run.learned, await undisturbed(searched_store, schedule.staleness, sampling))
+
+    run_simulated(check())
+
+
+@proof
+@given(schedule=schedules, stop=st.integers(1, STEPS - 1), sampling=st.sampled_from(sorted(ASK_THE_MEMORY)))
+def test_a_resumed_run_draws_what_the_run_that_went_on_drew(
+    searched_store: TreeStore, schedule: Schedule, stop: int, sampling: str
+) -> None:
+    async def check() -> None:
+        run = remembering(searched_store, schedule, sampling)
+
+        async def stop_there(version: int, metrics: Metrics) -> bool:
+            return version != stop
+
+        await Pipeline(run.stages, schedule.staleness, run.meter).run(0, STEPS, stop_there)
+        run.resume(stop)
+        await Pipeline(run.stages, schedule.staleness, run.meter).run(stop, STEPS, run.on_step)
+        assert_same(run.learned, await undisturbed(searched_store, schedule.staleness, sampling))
+
+    run_simulated(check())
+
+
+class Impatient(OutcomeMemory):
+    """Lets a batch know whatever is there."""
+
+    def _upto(self, last: int) -> Outcomes:
+        return super()._upto(max(self._newest, default=last))
+
+
+@pytest.mark.parametrize("staleness", [1, 2])
+def test_the_proof_notices_a_memory_that_knows_what_happens_to_be_there(
+    searched_store: TreeStore, staleness: int
+) -> None:
+    async def learned(seconds: float) -> list[TrainBatch]:
+        schedule = Schedule(staleness, latency=seconds, latency_seed=0, learn=[1.0] * STEPS, publish=[0.0] * STEPS)
+        run = remembering(searched_store, schedule, StartStates.SUCCESS)
+        run.memory.__class__ = Impatient
+        await Pipeline(run.stages, staleness, run.meter).run(0, STEPS, run.on_step)
+        return run.learned
+
+    with pytest.raises(AssertionError):
+        assert_same(run_simulated(learned(0.0)), run_simulated(learned(20.0)))

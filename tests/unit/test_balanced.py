@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from treeopo_storage import TreeStore
 
 from tests.profiles import examples
+from tests.rollout_batches import rollout_batches
 from treeopo.advantage import AdvantageSettings
 from treeopo.engines.balanced import BalancedEngine
 from treeopo.engines.scripted import ScriptedEngine, TreeWorld
@@ -18,10 +19,8 @@ from treeopo.errors import ConfigError, EngineDeadError, EngineError, ModelError
 from treeopo.ports import Engine
 from treeopo.records import Completion, Request, TrainBatch, WeightFormat
 from treeopo.rollout.batches import assemble
-from treeopo.rollout.meter import EngineMeter
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
-from treeopo.rollout.rollouts import RolloutBatches
-from treeopo.rollout.sampling.base import GroupSampler
+from treeopo.rollout.sampling.groups import GroupSampler
 from treeopo.rollout.sampling.names import StartStates
 from treeopo.rollout.settings import RolloutSettings
 
@@ -262,14 +261,12 @@ async def train(store: TreeStore, engine: Engine) -> list[TrainBatch]:
     async def go_on(version: int, metrics: Metrics) -> bool:
         return True
 
-    rollouts = RolloutBatches(
+    rollouts = rollout_batches(
         GroupSampler(store, settings, seed=0, start=StartStates.UNIFORM),
         engine,
         grade=lambda drawn, completion: WORLD.grade(WORLD.problem("any"), completion.text),
         assemble=partial(assemble, settings=AdvantageSettings()),
         settings=settings,
-        seed=0,
-        meter=EngineMeter(),
     )
     stages = Stages(rollouts.batch, learn, lambda version: engine.publish(version, POLICY))
     await Pipeline(stages, settings.max_staleness).run(0, 4, go_on)

@@ -1,11 +1,17 @@
 """The comparison of engine and learner: rounding passes, everything else is refused, and the right side is named."""
 
+import math
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 import torch
 
+from treeopo.errors import ConfigError
+from treeopo.learner.distributed import Team
+from treeopo.learner.newest_tokens import NewestTokens
 from treeopo.records import FloatArray
-from treeopo.rollout.behaviour import Suspect, compare_behaviour
+from treeopo.rollout.behaviour import FEWEST_TOKENS, BehaviourWatch, Suspect, compare_behaviour
 from treeopo.rollout.settings import BehaviourSettings
 
 SETTINGS = BehaviourSettings()
@@ -95,3 +101,91 @@ def test_equal_sides_have_no_mismatch() -> None:
     same = np.array([-0.1, -2.0, -30.0], np.float32)
     mismatch = compare_behaviour(same, same)
     assert (mismatch.kl, mismatch.largest, mismatch.complaint(SETTINGS)) == (0.0, 0.0, None)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a later comparison says."""
+
+    kl: float = 2e-5
+    mass: float = 1.0
+    mass_error: float = 0.0
+    tokens: int = FEWEST_TOKENS
+
+
+def test_a_later_comparison_may_be_so_many_times_the_first_and_only_two_that_fail_in_a_row_are_told() -> None:
+    watch = BehaviourWatch(SETTINGS, Found(kl=2e-5))
+    assert [watch.judge(number, Found(kl=3.9e-4)) for number in range(3)] == [None] * 3
+    assert watch.judge(3, Found(kl=4.1e-4)) is None
+    assert watch.doubts
+    assert watch.judge(4, Found()) is None
+    assert not watch.doubts
+    assert watch.judge(5, Found(kl=4.1e-4)) is None
+    complaint = watch.judge(6, Found(kl=5e-4))
+    assert complaint is not None
+    assert complaint.startswith("step 7: the engine says that it serves version 6, but")
+    assert "KL 0.0005 a token, at most 0.0004" in complaint
+    assert "\n" not in complaint
+
+
+def test_too_few_tokens_and_steps_that_are_not_finite_are_passed_over() -> None:
+    watch = BehaviourWatch(SETTINGS, Found())
+    for passed_over in (Found(kl=1.0, tokens=FEWEST_TOKENS - 1), Found(kl=math.nan), Found(kl=math.inf)):
+        assert watch.judge(0, Found(kl=1.0)) is None
+        assert watch.judge(1, passed_over) is None
+        assert watch.doubts  # it neither clears the engine nor condemns it
+        assert watch.judge(2, Found()) is None
+
+
+@pytest.mark.parametrize(
+    ("first", "growth", "fails", "passes"),
+    [
+        (0.0, 20, 1.1e-5, 0.9e-5),  # rounding of two exact sides
+        (0.01, 20, 0.021, 0.019),  # never more than max_kl
+        (1e-3, 3, 3.1e-3, 2.9e-3),
+        (0.0, math.inf, 0.021, 0.019),  # max_kl alone
+    ],
+)
+def test_the_bound_of_the_kl(first: float, growth: float, fails: float, passes: float) -> None:
+    watch = BehaviourWatch(replace(SETTINGS, max_growth=growth), Found(kl=first))
+    watch.judge(0, Found(kl=passes))
+    assert not watch.doubts
+    watch.judge(1, Found(kl=fails))
+    assert watch.doubts
+
+
+def test_a_sampler_that_begins_to_truncate_fails_by_its_mass() -> None:
+    watch = BehaviourWatch(SETTINGS, Found())
+    watch.judge(0, Found(mass=0.97, mass_error=0.01))
+    assert not watch.doubts
+    watch.judge(1, Found(mass=0.97, mass_error=0.002))
+    assert watch.doubts
+
+
+@pytest.mark.parametrize("growth", [0.5, -1.0, math.nan])
+def test_a_growth_below_one_is_refused(growth: float) -> None:
+    with pytest.raises(ConfigError, match=r"behaviour\.max_growth is .*must be 1 or more"):
+        BehaviourSettings(max_growth=growth)
+
+
+def test_the_newest_tokens_are_compared_as_the_first_ones_are_whatever_the_micro_batches() -> None:
+    random = np.random.default_rng(2)
+    engine = random.normal(-3, 1, 200).astype(np.float32)
+    learner = engine + random.normal(0, 0.3, 200).astype(np.float32)
+    version = random.integers(3, 6, 200)
+    newest = NewestTokens(5)
+    for part in np.array_split(np.arange(200), 7):
+        newest.add(torch.from_numpy(version[part]), torch.from_numpy(learner[part] - engine[part]))
+    found = newest.over(Team())
+    expected = compare_behaviour(engine[version == 5], learner[version == 5])
+    assert found is not None
+    assert found.tokens == expected.tokens == (version == 5).sum()
+    for name in ("kl", "mass", "mass_error"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-5), name
+
+
+def test_without_a_token_of_the_newest_version_nothing_is_found() -> None:
+    newest = NewestTokens(5)
+    assert newest.over(Team()) is None
+    newest.add(torch.tensor([3, 4]), torch.tensor([0.1, 0.2]))
+    assert newest.over(Team()) is None

@@ -60,13 +60,13 @@ class TableTeacher:
 
 
 def group(number: int, said: Sequence[tuple[int, ...]], logprobs: dict[tuple[int, ...], FloatArray]) -> RolloutGroup:
-    prompt = Prompt(0, np.array(PROMPT, np.int32))
+    prompt = Prompt(0, np.array(PROMPT, np.int32), 0, len(PROMPT), True)
     rollouts = []
     for completion in said:
         reason = FinishReason.STOP if completion[-1] == END else FinishReason.LENGTH
         versions = np.zeros(len(completion), np.int32)
         answer = Completion(np.array(completion, np.int32), logprobs[completion], versions, "", reason)
-        rollouts.append(Rollout(prompt, answer, 0.0, 0))
+        rollouts.append(Rollout(prompt, answer, 0.0, 0, 0))
     return RolloutGroup(PromptGroup(number, 0, np.array([-1], np.int32), (prompt,) * len(said)), tuple(rollouts))
 
 

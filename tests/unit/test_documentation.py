@@ -20,6 +20,7 @@ from treeopo_storage import TreeStore, create_store, open_writer
 
 import treeopo
 from tests.tiny_models import random_qwen2
+from tests.unit.test_kept_rollouts import keep
 from tests.unit.test_learner import SETTINGS, batch, policy
 from treeopo.config import BuildConfig, EvalConfig, Section, TrainConfig, load_config
 from treeopo.errors import ConfigError
@@ -80,6 +81,8 @@ def name(value: object) -> str:
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searched_store: TreeStore) -> Path:
     """A working directory with the store that the pages open."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.HF_UPDATE_DOWNLOAD_COUNTS", False)  # it would call home
     create_store(tmp_path / "trees.zarr", searched_store.meta)
     with open_writer(tmp_path / "trees.zarr") as writer:
         writer.append(list(searched_store.problems(0, searched_store.problem_count)))
@@ -99,7 +102,13 @@ def diverged_run(workplace: Path) -> dict[str, Any]:
     return {"learner": learner}
 
 
-GIVEN = {"corrections.md": diverged_run}
+def run_with_rollouts(workplace: Path) -> dict[str, Any]:
+    """What docs/metrics.md takes for granted: a run that has kept its rollouts."""
+    keep(workplace / "runs" / "latest" / "rollouts", steps=[1, 2])
+    return {}
+
+
+GIVEN = {"corrections.md": diverged_run, "metrics.md": run_with_rollouts}
 
 
 @pytest.mark.parametrize("page", sorted({block.page for block in blocks("python")}), ids=name)

@@ -16,7 +16,7 @@ from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError
 from treeopo.jobs.train import train
 from treeopo.records import Completion, Request
-from treeopo.rollout.sampling.base import GroupSampler
+from treeopo.rollout.sampling.groups import GroupSampler
 from treeopo.rollout.settings import RolloutSettings
 
 DEEPEST = "examples.sampler:Deepest"

@@ -20,6 +20,7 @@ from treeopo.records import Completion, FinishReason, Request
 from treeopo.rollout.meter import EngineMeter
 from treeopo.search.problem import search_problem
 from treeopo.search.settings import SearchSettings
+from treeopo.timeline import Timeline
 
 
 def config(**flags: Any) -> TrainConfig:
@@ -65,7 +66,7 @@ async def test_a_batch_is_graded_by_the_grader_that_its_store_names(
     settings = config()
     async with open_grader(grader_name(settings, store), GradingSettings(workers=1)) as grade:
         unused: Any = None  # tokenizer and reference: rollouts have their tokens in the store, and need no other model
-        services = Services(Says(completion), EngineMeter(8), grade, None, unused)
+        services = Services(Says(completion), EngineMeter(8), Timeline(), grade, None, unused)
         batch = await training_data(settings, store, unused).batches(services)(0)
     assert batch.metrics["rollout/reward"] == reward
 
@@ -96,7 +97,7 @@ async def test_a_fractional_reward_ends_a_run_that_needs_0_or_1_in_one_line_that
     name = grader_name(settings, store)
     async with open_grader(name, GradingSettings(workers=1), settings.needs_binary) as grade:
         unused: Any = None
-        services = Services(Says("#### 95"), EngineMeter(8), grade, None, unused)
+        services = Services(Says("#### 95"), EngineMeter(8), Timeline(), grade, None, unused)
         with pytest.raises(ConfigError) as caught:
             await training_data(settings, store, unused).batches(services)(0)
     assert f"reward 0.3 of grader {name}: advantage.method {method} needs rewards of 0 or 1" in str(caught.value)
@@ -110,7 +111,7 @@ async def test_a_run_whose_advantages_are_means_learns_from_fractional_rewards(
     store = await store_of(world, {GRADER_KEY: "examples.grader:NearMiss"}, "100")
     async with open_grader(grader_name(config(), store), GradingSettings(workers=1), config().needs_binary) as grade:
         unused: Any = None
-        services = Services(Says("#### 95"), EngineMeter(8), grade, None, unused)
+        services = Services(Says("#### 95"), EngineMeter(8), Timeline(), grade, None, unused)
         batch = await training_data(config(), store, unused).batches(services)(0)
     assert batch.metrics["rollout/reward"] == pytest.approx(0.3)
 

@@ -134,7 +134,7 @@ def rollout(versions: list[int], served: int) -> Rollout:
     tokens = np.zeros(len(versions), np.int32)
     logprobs = tokens.astype(np.float32)
     completion = Completion(tokens, logprobs, np.array(versions, np.int32), "", FinishReason.STOP)
-    return Rollout(Prompt(0, tokens), completion, 0.0, served)
+    return Rollout(Prompt(0, tokens, 0, len(tokens), True), completion, 0.0, served, 0)
 
 
 def test_staleness_is_split_into_what_came_in_flight_and_what_came_in_the_queue() -> None:

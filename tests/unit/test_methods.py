@@ -8,6 +8,7 @@ from treeopo_cli.main import app
 from typer.testing import CliRunner
 
 from treeopo.advantage import AdvantageMethod as Advantage
+from treeopo.advantage import Scope
 from treeopo.config import TrainConfig, load_config
 from treeopo.errors import ConfigError
 from treeopo.methods import METHODS
@@ -29,7 +30,7 @@ def test_grpo_starts_at_the_root_and_is_standardised_unless_told_otherwise() -> 
     assert config(method="grpo").group_plan[1].standardize
 
 
-@pytest.mark.parametrize("advantage", sorted(set(Advantage) - {Advantage.GRPO, Advantage.MC, Advantage.TRACE}))
+@pytest.mark.parametrize("advantage", sorted(set(Advantage) - {Advantage.GRPO, Advantage.TRACE}))
 def test_tree_opo_draws_prefixes_for_every_baseline_and_program(advantage: Advantage) -> None:
     assert plan(advantage__method=str(advantage)) == (StartStates.UNIFORM, advantage)
 
@@ -38,18 +39,66 @@ def test_the_trace_ablation_draws_from_one_trace() -> None:
     assert plan(advantage__method="trace") == (StartStates.TRACE, Advantage.TRACE)
 
 
+@pytest.mark.parametrize("advantage", ["trace", "expectation", "optimistic", "pessimistic", "posterior"])
+def test_tree_opo_counts_the_runs_history_where_a_baseline_can(advantage: str) -> None:
+    assert config(advantage__method=advantage, advantage__scope="history").group_plan[1].scope is Scope.HISTORY
+
+
 @pytest.mark.parametrize(
-    "flags",
+    ("flags", "complaint"),
     [
-        {"advantage.method": "grpo"},
-        {"advantage.method": "mc"},
-        {"advantage.method": "qp-hard", "advantage.target": "mc"},
-        {"advantage.method": "expectation", "advantage.scope": "history"},
+        ({"advantage.method": "grpo"}, "grpo belongs to --method grpo"),
+        ({"advantage.baseline_rollouts": 8}, "only mc takes extra rollouts"),
+        ({"advantage.method": "mc", "advantage.baseline_rollouts": 0}, "baseline_rollouts = 0: expected at least 1"),
+        ({"method": "tree-opo-replay", "advantage.method": "mc"}, "mc needs completions of the student's"),
+        (
+            {"method": "tree-opo-replay", "advantage.method": "qp-hard", "advantage.target": "mc"},
+            "qp-hard needs completions of the student's",
+        ),
+        (
+            {"method": "tree-opo-replay", "advantage.scope": "history"},
+            "scope history needs completions",
+        ),
+        ({"method": "tree-opo-replay", "rollout.sampling": "success"}, "sampling success needs completions"),
+        ({"method": "tree-opo-replay", "rollout.sampling": "frontier"}, "sampling frontier needs completions"),
+        (
+            {"method": "tree-opo-replay", "rollout.no_signal": "redraw"},
+            "tree-opo-replay any group is a signal",
+        ),
+        ({"method": "reinforce-kl", "rollout.no_signal": "redraw"}, "to method reinforce-kl any group is a signal"),
+        ({"method": "grpo", "rollout.sampling": "depth"}, "rollout.sampling: method grpo starts at the root"),
+        (
+            {"method": "grpo", "rollout.completions_per_prefix": 2},
+            "completions_per_prefix: method grpo starts",
+        ),
+        ({"method": "grpo", "rollout.curriculum.root_share": 0.5}, "curriculum: method grpo starts at the root"),
+        ({"method": "sft", "rollout.no_signal": "redraw"}, "rollout.no_signal: method sft has no groups"),
+        ({"method": "sft", "rollout.memory.retention": 0.5}, "rollout.memory: method sft has no groups"),
+        ({"rollout.curriculum.anneal_roots": 0.2}, "anneal_roots is for rollout.sampling anneal, and this is uniform"),
+        (
+            {"rollout.sampling": "anneal", "rollout.curriculum.frontier_low": 0.2},
+            "frontier_low is for rollout.sampling frontier, and this is anneal",
+        ),
+        ({"rollout.completions_per_prefix": 3}, "completions_per_prefix is 3; it must divide group_size 8"),
+        ({"rollout.no_signal": "maybe"}, "no_signal: Input should be 'keep' or 'redraw'"),
+        ({"rollout.candidates": 0}, "candidates is 0"),
     ],
 )
-def test_what_the_trainer_cannot_feed_is_refused_with_the_settings(flags: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match=r"grpo belongs to|takes no extra rollouts"):
+def test_what_a_method_would_ignore_or_the_trainer_cannot_feed_is_refused_with_the_settings(
+    flags: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint) as caught:
         load_config(TrainConfig, file=None, flags={"store": "s", "output": "o", **flags})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sampler_of_a_users_own_may_read_every_setting_of_the_curriculum() -> None:
+    own = {"rollout__sampling": "my.module:Sampler", "rollout__curriculum__frontier_low": 0.1}
+    assert config(**own).rollout.curriculum.frontier_low == 0.1
+
+
+def test_grpo_may_draw_groups_without_a_signal_again() -> None:
+    assert config(method="grpo", rollout__no_signal="redraw").rollout.candidates_per_batch == 16 * 4
 
 
 def test_an_unknown_method_is_answered_with_the_known_ones() -> None:

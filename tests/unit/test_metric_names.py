@@ -12,7 +12,7 @@ from treeopo.evaluation.periodic import BEST_RECORD, read_best
 from treeopo.trackers import names, read_metrics
 from treeopo.trackers.names import current_name
 
-NAMESPACES = {"rollout", "advantage", "learner", "engine", "grader", "pipeline", "behaviour", "eval"}
+NAMESPACES = {"rollout", "advantage", "learner", "engine", "grader", "pipeline", "behaviour", "eval", "spent"}
 
 
 def test_every_metric_of_a_whole_run_is_in_the_table_of_the_documentation(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ async def test_a_run_that_diverges_keeps_its_policy_and_the_batch_and_says_where
         str(model), SETTINGS, lambda policy: [PolicyGradient(SETTINGS)], steps=8, temperature=1.0, seed=0
     )
     thread = await LearnerThread.start(spec, checkpoints)
-    learn = Learn(run, thread, samples_with_engine=False)
+    learn = Learn(run, thread, engine=None)
     await learn(batch(0, math.nan))
     with pytest.raises(DivergedError, match=r"step 1: .*diverged-batch-000001\.npz") as error:
         await learn(batch(1, math.nan))

@@ -72,6 +72,8 @@ def group_batch(seed: int = 0) -> TrainBatch:
                     advantages=np.full(completion, random.normal(), dtype=np.float32),
                     behaviour_logprobs=np.log(random.uniform(0.001, 0.01, completion)).astype(np.float32),
                     versions=np.zeros(completion, dtype=np.int32),
+                    question_length=12,
+                    prefix_is_solved=prefix == 29,
                 )
             )
     return TrainBatch(0, tuple(rows), {})
@@ -99,7 +101,8 @@ def test_sharing_prefixes_leaves_the_gradient_as_it_is(
     assert distance(shared, alone) < 1e-5
     assert metrics["learner/shared_share"] > (0.3 if budget > 50 else 0.1)
     assert unshared["learner/shared_share"] == 0
-    assert metrics["learner/entropy"] == pytest.approx(unshared["learner/entropy"], rel=1e-5)
+    for name in ("learner/entropy", "learner/prefix_logprob", "learner/prefix_logprob_per_token"):
+        assert metrics[name] == pytest.approx(unshared[name], rel=1e-5), name
 
 
 @pytest.mark.parametrize("aggregation", ["sum", "sequence-mean", "token-mean", "constant"])

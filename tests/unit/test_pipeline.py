@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from treeopo_storage import TreeStore
 
+from tests.rollout_batches import rollout_batches
 from treeopo.advantage import AdvantageSettings
 from treeopo.engines.scripted import ScriptedEngine, TreeWorld
 from treeopo.errors import EngineDeadError
@@ -18,8 +19,7 @@ from treeopo.records import Request, TrainBatch
 from treeopo.rollout.batches import assemble
 from treeopo.rollout.meter import EngineMeter
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
-from treeopo.rollout.rollouts import RolloutBatches
-from treeopo.rollout.sampling.base import GroupSampler
+from treeopo.rollout.sampling.groups import GroupSampler
 from treeopo.rollout.sampling.names import StartStates
 from treeopo.rollout.settings import RolloutSettings
 
@@ -37,13 +37,12 @@ class Harness:
         sampler = GroupSampler(store, settings, seed=0, start=StartStates.UNIFORM)
         problem = world.problem("any")
         meter = EngineMeter(slots=SETTINGS.batch_size)
-        rollouts = RolloutBatches(
+        rollouts = rollout_batches(
             sampler,
             self.engine,
             grade=lambda drawn, completion: world.grade(problem, completion.text),
             assemble=partial(assemble, settings=AdvantageSettings()),
             settings=settings,
-            seed=0,
             meter=meter,
         )
         publish = lambda version: self.engine.publish(version, Path("unused"))  # noqa: E731

@@ -33,7 +33,9 @@ REWARD = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
 
 
 def replay(store: TreeStore, settings: RolloutSettings = SETTINGS) -> ReplayBatches:
-    return ReplayBatches(store, partial(assemble, settings=AdvantageSettings()), settings, 0, StartStates.UNIFORM)
+    return ReplayBatches(
+        store, partial(assemble, settings=AdvantageSettings()), settings, 0, StartStates.UNIFORM, steps=100
+    )
 
 
 def store_of(said: Sequence[tuple[int, int]]) -> TreeStore:
@@ -109,7 +111,7 @@ def test_the_weighted_gradient_is_the_students_policy_gradient_exactly(tries: in
 def test_draws_follow_how_often_the_teacher_is_expected_to_have_said_a_step() -> None:
     store = store_of([(0, 0), (1, 0), (0, 0)])
     replayed = replay(store)
-    prompt = Prompt(0, np.array([9], np.int32))
+    prompt = Prompt(0, np.array([9], np.int32), 0, 1, True)
     steps = []
     for number in range(4000):
         rollout, weight = replayed.replay(PromptGroup(number, 0, np.array([-1]), (prompt,)), prompt, 0, 0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from treeopo_storage import TreeStore
 
+from tests.rollout_batches import rollout_batches
 from tests.tiny_models import random_qwen2
 from treeopo.advantage import AdvantageSettings
 from treeopo.engines.scripted import ScriptedEngine, TreeWorld
@@ -18,10 +19,8 @@ from treeopo.learner.spec import LearnerSpec
 from treeopo.learner.thread import LearnerThread
 from treeopo.records import TrainBatch
 from treeopo.rollout.batches import assemble
-from treeopo.rollout.meter import EngineMeter
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
-from treeopo.rollout.rollouts import RolloutBatches
-from treeopo.rollout.sampling.base import GroupSampler
+from treeopo.rollout.sampling.groups import GroupSampler
 from treeopo.rollout.sampling.names import StartStates
 from treeopo.rollout.settings import RolloutSettings
 
@@ -41,9 +40,9 @@ async def trained(
     learner = await LearnerThread.start(spec, Checkpoints(directory / "checkpoints", 1))
     engine, problem, losses = ScriptedEngine(world), world.problem("any"), []
     sampler = GroupSampler(store, ROLLOUT, seed, StartStates.UNIFORM)
-    rollouts = RolloutBatches(
+    rollouts = rollout_batches(
         sampler, engine, lambda drawn, completion: world.grade(problem, completion.text),
-        partial(assemble, settings=AdvantageSettings()), ROLLOUT, seed, EngineMeter(),
+        partial(assemble, settings=AdvantageSettings()), ROLLOUT, seed=seed,
     )  # fmt: skip
 
     async def learn(batch: TrainBatch) -> Metrics:

@@ -8,7 +8,8 @@ import pytest
 from treeopo_storage import TreeStore
 
 from treeopo.errors import RunError
-from treeopo.rollout.sampling.base import GroupSampler
+from treeopo.rollout.memory import OutcomeMemory
+from treeopo.rollout.sampling.groups import GroupSampler
 from treeopo.rollout.sampling.names import StartStates
 from treeopo.rollout.settings import RolloutSettings
 
@@ -16,7 +17,7 @@ SETTINGS = RolloutSettings(group_size=4, batch_size=8)
 
 
 def nodes(sampler: GroupSampler, number: int) -> tuple[int, list[int]]:
-    group = sampler.draw(number)
+    group = sampler.draw(number, OutcomeMemory(sampler.structure, SETTINGS, steps=100).known(0))
     return group.problem, [prompt.node for prompt in group.prompts]
 
 

@@ -1,5 +1,7 @@
 """What is a tree, statistics on awkward trees, and counts that fade."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 
@@ -60,7 +62,7 @@ def test_running_counts_fade_by_their_retention():
     counts.record([1, 1, 2], [1, 0, 1])
     counts.advance()
     counts.record([1], [1])
-    total, success = counts.counts(0, 3)
+    total, success = astuple(counts.outcomes(slice(0, 3)))
     assert total.tolist() == [0.0, 2.0, 0.5]
     assert success.tolist() == [0.0, 1.5, 0.5]
 
@@ -70,7 +72,7 @@ def test_running_counts_with_full_retention_never_forget():
     for _ in range(1000):
         counts.record([0], [1])
         counts.advance()
-    assert counts.counts(0, 1)[0][0] == 1000.0
+    assert counts.outcomes(slice(0, 1)).total[0] == 1000.0
 
 
 def test_running_counts_survive_ten_thousand_steps_of_forgetting():
@@ -79,7 +81,7 @@ def test_running_counts_survive_ten_thousand_steps_of_forgetting():
         counts.record([0], [1])
         expected = 0.9 * (expected + 1.0)
         counts.advance()
-    assert counts.counts(0, 1)[0][0] == pytest.approx(expected, rel=1e-12)
+    assert counts.outcomes(slice(0, 1)).total[0] == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_restored_checkpoint_continues_bit_for_bit():
@@ -94,7 +96,7 @@ def test_a_restored_checkpoint_continues_bit_for_bit():
             counts.record(node, reward)
             counts.advance()
     assert resumed is not None
-    for left, right in zip(straight.counts(0, 50), resumed.counts(0, 50), strict=True):
+    for left, right in zip(astuple(straight.outcomes()), astuple(resumed.outcomes()), strict=True):
         assert np.array_equal(left, right)
 
 

@@ -12,9 +12,10 @@ qp.py          the program's variants; slsqp.py, exact.py and soft.py solve them
 Importing this package loads numpy alone; numba and scipy.optimize come with the first call that needs them.
 """
 
-from treeopo.advantage.result import AdvantageBatch, GroupSolve, Outcomes, Solve, SolveStatus, StagedAdvantages
+from treeopo.advantage.result import AdvantageBatch, GroupSolve, Solve, SolveStatus, StagedAdvantages
 from treeopo.advantage.settings import AdvantageMethod, AdvantageSettings, Infeasible, Scope, Solver
 from treeopo.advantage.staged import staged_advantages, staged_advantages_batch
+from treeopo.records import Outcomes
 
 Method = AdvantageMethod
 """The name that `AdvantageMethod` had in version 0.1."""

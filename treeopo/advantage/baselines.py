@@ -7,9 +7,10 @@ import numpy.typing as npt
 
 from treeopo.advantage import kernels
 from treeopo.advantage.checks import Forest, locate
-from treeopo.advantage.result import Floats, Outcomes
+from treeopo.advantage.result import Floats
 from treeopo.advantage.settings import AdvantageMethod, AdvantageSettings, Scope
 from treeopo.errors import GroupError
+from treeopo.records import Outcomes
 from treeopo.tree import SubtreeStatistics, subtree_statistics
 
 

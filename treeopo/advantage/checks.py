@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from treeopo.advantage.result import Floats, Ints, Outcomes
+from treeopo.advantage.result import Floats, Ints
 from treeopo.errors import GroupError, TreeError
+from treeopo.records import Outcomes
 from treeopo.tree.topology import check_parents
 
 

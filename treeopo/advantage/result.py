@@ -13,14 +13,6 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """Counted outcomes: `total` samples and their summed rewards `success`, per node (P,) or per sample (N,)."""
-
-    total: Floats
-    success: Floats
-
-
 class SolveStatus(IntEnum):
     """How a group's program ended. INFEASIBLE and NOT_CONVERGED carry the soft program's optimum instead."""
 

@@ -68,6 +68,9 @@ BINARY_METHODS = frozenset({AdvantageMethod.OPTIMISTIC, AdvantageMethod.PESSIMIS
 _PAPER_MARGINS = {AdvantageMethod.QP_HARD: (0.0, 1e-2), AdvantageMethod.QP_SOFT: (1e-3, 1e-3)}
 
 
+_DEFAULT_M = 4
+
+
 @dataclass(frozen=True, slots=True)
 class AdvantageSettings:
     """How rewards become advantages; the defaults are the paper's. Raises ConfigError where a value is impossible."""
@@ -110,6 +113,10 @@ class AdvantageSettings:
     prior_strength: float = 2.0
     """posterior: how many samples the prior, and then each parent's estimate, is worth; above 0."""
 
+    baseline_rollouts: int = _DEFAULT_M
+    """mc: M, the extra rollouts from each prefix that its baseline is made of, beside those learned from (Tree-OPO
+    Alg. 1)."""
+
     confidence: float = 0.95
     """mc: coverage of the Hoeffding interval reported with each value, in (0, 1) (Tree-OPO App. A.9)."""
 
@@ -136,11 +143,15 @@ class AdvantageSettings:
         for name in ("penalty", "prior_strength"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected a finite number above 0")
+        if self.baseline_rollouts < 1:
+            raise ConfigError(f"baseline_rollouts = {self.baseline_rollouts}: expected at least 1")
         for name in ("prior_mean", "confidence"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected a number between 0 and 1, exclusive")
 
     def _check_combinations(self) -> None:
+        if self.baseline_rollouts != _DEFAULT_M and self.baseline is not AdvantageMethod.MC:
+            raise ConfigError(f"baseline_rollouts = {self.baseline_rollouts}: only mc takes extra rollouts")
         if self.target != "rewards" and self.method not in QP_METHODS:
             raise ConfigError(f"target = {self.target}: only qp-hard, qp-convex and qp-soft have a target")
         if self.target in QP_METHODS:

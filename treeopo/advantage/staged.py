@@ -14,9 +14,10 @@ from treeopo.advantage.checks import (
     check_unit,
     find_cycle,
 )
-from treeopo.advantage.result import AdvantageBatch, Ints, Outcomes, StagedAdvantages
+from treeopo.advantage.result import AdvantageBatch, Ints, StagedAdvantages
 from treeopo.advantage.settings import BINARY_METHODS, AdvantageMethod, AdvantageSettings, Infeasible, Scope
 from treeopo.errors import ConfigError, GroupError
+from treeopo.records import Outcomes
 
 # A constraint with a margin holds up to this; without one it must hold strictly.
 SATISFACTION_TOLERANCE = 1e-9

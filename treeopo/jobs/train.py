@@ -118,6 +118,7 @@ def _inputs(run: RunDirectory, notify: Notify) -> Inputs:
         student=student,
         teacher=_teacher(config, store, tokenizer),
         tokenizer=tokenizer,
+        store=store,
         data=training_data(config, store, tokenizer),
         grader=grader,
         held_out=_held_out(config, tokenizer),
@@ -173,6 +174,7 @@ def _first_stage(run: RunDirectory, teacher: str) -> RunDirectory:
         "output": path,
         "rollout": replace(config.rollout, temperature=1.0),
         "evaluation": PeriodicSettings(),
+        "rollouts_kept": TrainConfig.model_fields["rollouts_kept"].default,
     }
     stage = RunDirectory(path, config.model_copy(update=settings))
     if stage.is_started and RunDirectory.open(path).config != stage.config:

@@ -12,7 +12,8 @@ import numpy as np
 from treeopo.errors import RunError
 from treeopo.records import TrainBatch, TrainSequence
 
-_COLUMNS = [field.name for field in fields(TrainSequence) if field.name != "extras"]
+_ADDED = ["question_length", "prefix_is_solved"]  # older files have neither
+_COLUMNS = [field.name for field in fields(TrainSequence) if field.name not in ("extras", *_ADDED)]
 
 
 def write_batch(path: Path, batch: TrainBatch) -> Path:
@@ -23,7 +24,8 @@ def write_batch(path: Path, batch: TrainBatch) -> Path:
         "metrics": json.dumps(batch.metrics),
     }
     for row, sequence in enumerate(batch.sequences):
-        arrays |= {f"{row}/{name}": getattr(sequence, name) for name in _COLUMNS}
+        known = [name for name in (*_COLUMNS, *_ADDED) if getattr(sequence, name) is not None]
+        arrays |= {f"{row}/{name}": getattr(sequence, name) for name in known}
         arrays |= {f"{row}/extras/{name}": extra for name, extra in sequence.extras.items()}
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
@@ -50,6 +52,7 @@ def read_batch(path: Path) -> TrainBatch:
 def _sequence(arrays: dict[str, Any], row: str) -> TrainSequence:
     columns = {name: arrays[row + name] for name in _COLUMNS}
     columns["prefix_length"] = int(columns["prefix_length"])
+    columns |= {name: arrays[row + name].item() for name in _ADDED if row + name in arrays}
     prefix = f"{row}extras/"
     extras = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     return TrainSequence(**columns, extras=extras)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from treeopo.learner.logprobs import logprobs_and_entropy, token_logprobs
 from treeopo.learner.losses import Forward
 from treeopo.learner.microbatch import MicroBatch, micro_batches
 from treeopo.learner.policy import LoraPolicy, evaluating
+from treeopo.learner.prefix_sample import body_per_head, sample_prefixes
 from treeopo.learner.settings import LearnerSettings
 from treeopo.records import FloatArray, TrainSequence
 
@@ -30,10 +32,18 @@ class PolicyForward:
         self._policy = policy
         self._budget = settings.microbatch_tokens
         self._dropout = settings.lora.dropout > 0
+        self._prefix_gradient = settings.prefix_loss > 0
         self._share = shares(settings.share_prefixes, policy)
         self._temperature = temperature
+        self._body_per_head = body_per_head(policy)
         if settings.gradient_checkpointing:
             policy.checkpoint_activations()
+
+    def measured(self, sequences: Sequence[TrainSequence], number: int) -> Sequence[TrainSequence]:
+        """The sequences of batch `number`, some without their `question_length`: those whose prefixes are left out of
+        the figures. None is left out where prefixes are learned.
+        """
+        return sequences if self._prefix_gradient else sample_prefixes(sequences, number, self._body_per_head)
 
     def cut(self, sequences: Sequence[TrainSequence]) -> list[MicroBatch]:
         """The micro-batches of one pass over `sequences`."""
@@ -44,14 +54,15 @@ class PolicyForward:
 
         Under dropout a shared token is dropped alike in every sequence that shares it.
         """
-        current_C = None
+        current = None
         if self._dropout:
             with torch.no_grad(), evaluating(self._policy.model):
-                current_C = self._logprobs(micro)
-        hidden_CH, head = self._hidden(micro), self._policy.head
-        logprobs_C, entropy_C = logprobs_and_entropy(hidden_CH, head, micro.target_C, self._temperature)
-        stats.add(micro.packing, self._policy.packs, entropy_C)
-        return Forward(logprobs_C, logprobs_C.detach() if current_C is None else current_C, hidden_CH, head)
+                current = self._predict(micro, prefixes=True)
+        own = self._predict(micro, prefixes=self._prefix_gradient or current is None)
+        current = current or own
+        stats.add(micro.packing, self._policy.packs, own.entropy_C)
+        stats.add_prefixes(micro.prefix, current.prefix_X.detach())
+        return Forward(own.logprobs_C, current.logprobs_C.detach(), own.hidden_CH, self._policy.head, own.prefix_X)
 
     @torch.no_grad()
     def reference_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
@@ -76,8 +87,27 @@ class PolicyForward:
             found[micro.extras_C[_PLACE].long().cpu()] = self._logprobs(micro).float().cpu()
         return np.split(found.numpy(), offsets[1:-1])
 
-    def _hidden(self, micro: MicroBatch) -> Tensor:
-        return embedding(micro.position_C, self._policy.packed_hidden_states(micro.packing))
+    def _predict(self, micro: MicroBatch, *, prefixes: bool) -> "_Predictions":
+        """One pass of the model; with `prefixes` of their tokens too, with gradient where that is used."""
+        head, hidden_UH = self._policy.head, self._policy.packed_hidden_states(micro.packing)
+        hidden_CH = embedding(micro.position_C, hidden_UH)
+        logprobs_C, entropy_C = logprobs_and_entropy(hidden_CH, head, micro.target_C, self._temperature)
+        prefix_X = hidden_UH.new_empty(0)
+        if prefixes:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self._prefix_gradient):
+                hidden_XH = embedding(micro.prefix.position_X, hidden_UH)
+                prefix_X = token_logprobs(hidden_XH, head, micro.prefix.target_X, self._temperature)
+        return _Predictions(hidden_CH, logprobs_C, entropy_C, prefix_X)
 
     def _logprobs(self, micro: MicroBatch) -> Tensor:
-        return token_logprobs(self._hidden(micro), self._policy.head, micro.target_C, self._temperature)
+        hidden_CH = embedding(micro.position_C, self._policy.packed_hidden_states(micro.packing))
+        return token_logprobs(hidden_CH, self._policy.head, micro.target_C, self._temperature)
+
+
+class _Predictions(NamedTuple):
+    """What a pass says of the completion tokens and of the prefixes' step tokens."""
+
+    hidden_CH: Tensor
+    logprobs_C: Tensor
+    entropy_C: Tensor
+    prefix_X: Tensor

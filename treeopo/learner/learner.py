@@ -18,6 +18,7 @@ from treeopo.learner.distributed import Team
 from treeopo.learner.forward import PolicyForward
 from treeopo.learner.forward_stats import ForwardStats
 from treeopo.learner.losses import Loss, Losses, SeparateLoss
+from treeopo.learner.newest_tokens import Agreement, NewestTokens
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings
 from treeopo.records import FloatArray, TrainBatch, TrainSequence
@@ -27,6 +28,7 @@ OPTIMIZER_FILE = "optimizer.pt"
 
 class Learner:
     """Owns the policy, its optimiser and `version`, the number of batches seen; batch b is learned at version b.
+    `agreement` is of engine and learner about the last batch's tokens of its newest version.
 
     `losses` are summed and stepped together, but a `SeparateLoss` by its own optimiser. With a `team` each rank runs
     its share of the sequences and all take the same step; the losses' metrics are then of rank 0's share. Not
@@ -46,6 +48,7 @@ class Learner:
         self.policy = policy
         self._team = team or Team()
         self.version = 0
+        self.agreement: Agreement | None = None
         self._nonfinite = NonFinite()
         self._settings = settings
         self._forward = PolicyForward(policy, settings, temperature)
@@ -72,12 +75,13 @@ class Learner:
         sequences = [row for row in batch.sequences if row.completion_length and self._is_wanted(row)]
         begun = {name: [loss for loss in losses if loss.begin(batch)] for name, losses in self._losses.items()}
         begun = {name: losses for name, losses in begun.items() if losses}
-        totals, stats = dict.fromkeys(self._losses, 0.0), ForwardStats()
+        totals, stats, newest = dict.fromkeys(self._losses, 0.0), ForwardStats(), NewestTokens(batch.number)
         self.policy.model.train()
-        micros = self._forward.cut(self._team.share(sequences))
+        micros = self._forward.cut(self._team.share(self._forward.measured(sequences, batch.number)))
         idle = self._team.all_reduce_max(len(micros)) - len(micros) if self.policy.sharded else 0
         for micro in micros:
             forward = self._forward(micro, stats)
+            newest.add(micro.version_C, forward.current_C - micro.behaviour_C)
             found = {
                 name: torch.stack([x.loss(micro, forward) for x in losses]).sum() for name, losses in begun.items()
             }
@@ -86,6 +90,7 @@ class Learner:
                 totals[name] += value.item()
         self._match_other_ranks(idle, begun, sequences)
         totals = self._add_over_team(totals, stats)
+        self.agreement = newest.over(self._team)
         learning_rates = {name: descent.learning_rate for name, descent in self._descents.items()}
         norms = self._update(totals)
         metrics = {

@@ -14,6 +14,21 @@ from treeopo.records import TrainSequence
 
 
 @dataclass(frozen=True, slots=True)
+class PrefixTokens:
+    """The X distinct step tokens of a micro-batch's prefixes; one that several sequences share is there once.
+
+    position_X: which of the packed tokens predicts each. count_X, solved_X: how many sequences have it in their prefix,
+    and how many of those prefixes lie on a solved trace. prefixes: sequences that have a step token at all.
+    """
+
+    position_X: Tensor
+    target_X: Tensor
+    count_X: Tensor
+    solved_X: Tensor
+    prefixes: int
+
+
+@dataclass(frozen=True, slots=True)
 class MicroBatch:
     """Sequences, packed without their last tokens, which predict nothing. The other fields are flat over their C
     completion tokens, sequence by sequence.
@@ -26,9 +41,11 @@ class MicroBatch:
     target_C: Tensor
     behaviour_C: Tensor
     advantage_C: Tensor
+    version_C: Tensor  # of the policy that sampled each token
     row_C: Tensor  # which of the sequences each token belongs to, from 0; a sequence is never split
     length_C: Tensor  # completion tokens of the sequence each token belongs to
     extras_C: Mapping[str, Tensor]  # the columns of `TrainSequence.extras`, which all sequences of a batch share
+    prefix: PrefixTokens
 
 
 def micro_batches(
@@ -68,7 +85,36 @@ def _micro_batch(rows: Sequence[TrainSequence], device: torch.device, share: boo
         target_C=column([row.token_ids[row.prefix_length :].astype(np.int64) for row in rows]),
         behaviour_C=column([row.behaviour_logprobs for row in rows]),
         advantage_C=column([row.advantages for row in rows]),
+        version_C=column([row.versions for row in rows]),
         row_C=column([np.full(length, index) for index, length in enumerate(lengths)]),
         length_C=column([np.full(length, length, dtype=np.float32) for length in lengths]),
         extras_C={name: column([row.extras[name] for row in rows]) for name in rows[0].extras},
+        prefix=_prefix_tokens(rows, paths, device),
+    )
+
+
+def _prefix_tokens(
+    rows: Sequence[TrainSequence], paths: Sequence[npt.NDArray[np.int64]], device: torch.device
+) -> PrefixTokens:
+    stepped = [(row, path) for row, path in zip(rows, paths, strict=True) if row.step_tokens]
+    # The token that predicts and the one that it predicts, as one number: a prediction of its own.
+    predictions = []
+    for row, path in stepped:
+        first, end = row.prefix_length - row.step_tokens, row.prefix_length
+        predictions.append(path[first - 1 : end - 1] << 32 | row.token_ids[first:end])
+    solved = [np.full(row.step_tokens, row.prefix_is_solved) for row, _ in stepped]
+    none = np.empty(0, dtype=np.int64)
+    distinct_X, which = np.unique(np.concatenate([none, *predictions]), return_inverse=True)
+    count_X = np.bincount(which, minlength=len(distinct_X))
+    solved_X = np.bincount(which, np.concatenate([none, *solved]), minlength=len(distinct_X))
+
+    def column(values: npt.NDArray[Any]) -> Tensor:
+        return torch.as_tensor(values).to(device)
+
+    return PrefixTokens(
+        position_X=column(distinct_X >> 32),
+        target_X=column(distinct_X & 0xFFFFFFFF),
+        count_X=column(count_X.astype(np.float32)),
+        solved_X=column(solved_X.astype(np.float32)),
+        prefixes=len(stepped),
     )

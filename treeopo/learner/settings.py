@@ -100,6 +100,10 @@ class LearnerSettings:
     clip_high: float | None = None
     """PPO's upper epsilon: no gradient where the ratio has risen above 1 + clip_high; none: no such clip."""
 
+    prefix_loss: float = 0.0
+    """Weight of the mean negative log-likelihood of the steps of prefixes that lie on a solved trace, beside the policy
+    gradient; 0: prefixes are given, and not learned (docs/learner.md)."""
+
     max_nonfinite_steps: int = 3
     """Steps in a row whose loss or gradient is not finite, and which are skipped, until the run ends."""
 
@@ -145,6 +149,10 @@ class LearnerSettings:
         require(
             self.clip_high is None or self.clip_high > 0,
             f"learner.clip_high is {self.clip_high}; PPO's upper epsilon is positive",
+        )
+        require(
+            0 <= self.prefix_loss < float("inf"),
+            f"learner.prefix_loss is {self.prefix_loss}; it must be 0 or more, and finite",
         )
         require(
             self.max_nonfinite_steps >= 1, f"learner.max_nonfinite_steps is {self.max_nonfinite_steps}; use 1 or more"

@@ -14,6 +14,7 @@ import torch
 from treeopo.learner.checkpoints import Checkpoints
 from treeopo.learner.distributed import Team
 from treeopo.learner.learner import Learner
+from treeopo.learner.newest_tokens import Agreement
 from treeopo.learner.spec import LearnerSpec
 from treeopo.records import FloatArray, TrainBatch, TrainSequence, WeightFormat
 
@@ -32,6 +33,7 @@ class LearnerThread:
         self._thread = thread
         self._learner = learner
         self._checkpoints = checkpoints
+        self._beside: list[Callable[[int], Callable[[Path], None]]] = []
 
     @classmethod
     async def start(cls, spec: LearnerSpec, checkpoints: Checkpoints, team: Team | None = None) -> "LearnerThread":
@@ -55,6 +57,11 @@ class LearnerThread:
     def version(self) -> int:
         return self._learner.version
 
+    @property
+    def agreement(self) -> Agreement | None:
+        """Of engine and learner about the last batch's tokens of its newest version; None if it had none."""
+        return self._learner.agreement
+
     async def step(self, batch: TrainBatch) -> dict[str, float]:
         return await self._call(self._together, Learner.step, batch)
 
@@ -77,8 +84,20 @@ class LearnerThread:
     async def save_adapter(self, directory: Path) -> None:
         await self._call(self._learner.policy.save_adapter, directory)
 
+    def checkpoint_beside(self, take: Callable[[int], Callable[[Path], None]]) -> None:
+        """Have checkpoints hold more: `take(version)` is called where one is asked for, and returns what writes into its
+        directory, in the learner's thread.
+        """
+        self._beside.append(take)
+
     async def checkpoint(self) -> None:
-        await self._call(self._checkpoints.save, self._learner.version, self._learner.save_state)
+        writers = [self._learner.save_state, *(take(self._learner.version) for take in self._beside)]
+
+        def write(directory: Path) -> None:
+            for each in writers:
+                each(directory)
+
+        await self._call(self._checkpoints.save, self._learner.version, write)
 
     async def export(self, directory: Path, accompany: Callable[[Path], None]) -> None:
         """Write the trained adapter with what `accompany` adds to it; `directory` appears whole."""

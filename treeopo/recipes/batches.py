@@ -8,7 +8,7 @@ from typing import assert_never
 import numpy as np
 from treeopo_storage import TreeStore
 
-from treeopo.advantage import AdvantageSettings
+from treeopo.advantage import AdvantageMethod, AdvantageSettings, Scope
 from treeopo.config import TrainConfig
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ProblemError, RunError
@@ -21,13 +21,16 @@ from treeopo.problems.solutions import worked_solutions
 from treeopo.records import Completion, FloatArray, Problem, PromptGroup, RolloutGroup, TrainBatch, TrainSequence
 from treeopo.rollout.batches import assemble
 from treeopo.rollout.distillation import distil, with_teacher
+from treeopo.rollout.finishing import Finish
+from treeopo.rollout.memory import OutcomeMemory
 from treeopo.rollout.meter import EngineMeter
 from treeopo.rollout.replay import ReplayBatches
-from treeopo.rollout.rollouts import RolloutBatches
-from treeopo.rollout.sampling.base import GroupSampler
+from treeopo.rollout.rollouts import BatchParts, Keep, RolloutBatches
+from treeopo.rollout.sampling.groups import GroupSampler
 from treeopo.rollout.solutions import Solution, SolutionBatches, SolvedTraces
 from treeopo.rollout.traces import Traces
 from treeopo.rollout.valued_steps import ValuedStepBatches
+from treeopo.timeline import Timeline
 
 MakeBatch = Callable[[int], Awaitable[TrainBatch]]
 """Batch b of a run: a pure function of (seed, b, store) and of the policies that are published while it is made."""
@@ -36,22 +39,28 @@ MakeBatch = Callable[[int], Awaitable[TrainBatch]]
 @dataclass(frozen=True, slots=True)
 class Services:
     """What batches may call on while a run is under way. generate and teacher are None where the method needs none;
-    reference_logprobs gives each completion's log-probabilities (C,) under the base model.
+    reference_logprobs gives each completion's log-probabilities (C,) under the base model; keep is given every batch of
+    rollouts, if somebody wants them.
     """
 
     generate: Generate | None
     meter: EngineMeter
+    timeline: Timeline
     grade: Grade
     teacher: ScoreTokens | None
     reference_logprobs: Callable[[Sequence[TrainSequence]], Awaitable[list[FloatArray]]]
+    keep: Keep | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Validated training data. summary: how much there is to learn from, in words. batches: opens their source."""
+    """Validated training data. summary: how much there is to learn from, in words. batches: opens their source. memory:
+    what it remembers of the run, which belongs to a checkpoint; None where the student is asked for nothing.
+    """
 
     summary: str
     batches: Callable[[Services], MakeBatch]
+    memory: OutcomeMemory | None = None
 
 
 def training_data(config: TrainConfig, store: TreeStore | None, tokenizer: ModelTokenizer) -> TrainingData:
@@ -94,19 +103,28 @@ def grader_name(config: TrainConfig, store: TreeStore | None) -> str:
 
 def _rollouts(config: TrainConfig, store: TreeStore) -> TrainingData:
     start, advantage = config.group_plan
-    sampler = GroupSampler(store, config.rollout, config.seed, start)
+    remembers = advantage.scope is Scope.HISTORY
+    sampler = GroupSampler(store, config.rollout, config.seed, start, remembers=remembers)
+    memory = OutcomeMemory(store.structure(), config.rollout, config.steps)
     kept = store.meta.search.get(STOP_KEY)
     stop = tuple(map(str, kept)) if isinstance(kept, list) else ()
 
     def batches(services: Services) -> MakeBatch:
         assert services.generate is not None, "a method of rollouts needs an engine"
-        grade, assembled = _graded(store, services.grade), _assembly(config, advantage, services.teacher)
-        rollouts = RolloutBatches(
-            sampler, services.generate, grade, assembled, config.rollout, config.seed, services.meter, stop
+        grade = _graded(store, services.grade)
+        parts = BatchParts(
+            sampler=sampler,
+            memory=memory,
+            finish=Finish(services.generate, grade, config.rollout, config.seed, services.meter, stop),
+            assemble=_assembly(config, advantage, services.teacher),
+            timeline=services.timeline,
+            keep=services.keep,
+            baseline_rollouts=advantage.baseline_rollouts if advantage.baseline is AdvantageMethod.MC else 0,
         )
-        return rollouts.batch
+        return RolloutBatches(parts, config.rollout).batch
 
-    return TrainingData(f"{sampler.usable_count:,} prefixes to start from, {sampler.too_long:,} too long", batches)
+    summary = f"{sampler.usable_count:,} prefixes to start from, {sampler.too_long:,} too long"
+    return TrainingData(summary, batches, memory)
 
 
 def _graded(store: TreeStore, grade: Grade) -> Callable[[PromptGroup, Completion], Awaitable[float]]:
@@ -139,7 +157,9 @@ def _assembly(
 
 def _replay(config: TrainConfig, store: TreeStore) -> TrainingData:
     start, advantage = config.group_plan
-    replay = ReplayBatches(store, partial(assemble, settings=advantage), config.rollout, config.seed, start)
+    replay = ReplayBatches(
+        store, partial(assemble, settings=advantage), config.rollout, config.seed, start, config.steps
+    )
     left_out = replay.found.unknown + replay.found.too_long
     summary = (
         f"{replay.sampler.usable_count:,} prefixes with {replay.found.count:,} continuations of the teacher's, "

@@ -17,7 +17,17 @@ def make_losses(config: TrainConfig, teacher: str | None, policy: "LoraPolicy") 
     Raises:
         ModelError: the teacher cannot be loaded beside the policy.
     """
-    return [loss for name in find_method(config.method).losses for loss in _losses(name, config, teacher, policy)]
+    method = find_method(config.method)
+    losses = [loss for name in method.losses for loss in _losses(name, config, teacher, policy)]
+    return [*losses, *_prefix_likelihood(config)]
+
+
+def _prefix_likelihood(config: TrainConfig) -> "Losses":
+    """Beside a policy gradient; `TrainConfig` refuses it for methods without one."""
+    from treeopo.learner.losses.prefix_likelihood import PrefixLikelihood
+
+    weight = config.learner.prefix_loss
+    return [PrefixLikelihood(weight)] if weight else []
 
 
 def _losses(name: LossName, config: TrainConfig, teacher: str | None, policy: "LoraPolicy") -> "Losses":

@@ -5,7 +5,8 @@
         ▲                        (engine)                         (learner)             │
         └───────────────────────────────────────────────────────────────────────────────┘
 
-Group g depends on (seed, g, store) alone and batch b is groups [b G, (b+1) G). One clock drives everything: the
+Group g depends on (seed, g, store) alone, or also on the outcomes of batches up to b - eta - 1 (`rollout.memory`), and
+batch b is groups [b G, (b+1) G). One clock drives everything: the
 learner. Once version v serves, the batches up to v + eta are started; batch v is awaited and learned from; v + 1 is
 published.
 
@@ -132,8 +133,12 @@ class Pipeline:
         return batch, {**batch.metrics, "pipeline/seconds_batch": making.seconds}, making.began + making.seconds
 
     def _track(self, number: int) -> str:
-        """Batches b and b + eta + 1 are never in memory together, so they share a track."""
-        return f"batches {number % (self._max_staleness + 1)}"
+        return batch_track(number, self._max_staleness)
+
+
+def batch_track(number: int, max_staleness: int) -> str:
+    """The timeline's track of a batch: b and b + eta + 1 are never in memory together, so they share one."""
+    return f"batches {number % (max_staleness + 1)}"
 
 
 def _rates(metrics: Metrics, seconds: float) -> Metrics:

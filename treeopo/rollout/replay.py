@@ -19,7 +19,8 @@ from treeopo_storage.streaming import problem_blocks
 
 from treeopo.errors import RunError
 from treeopo.records import Completion, FinishReason, Prompt, PromptGroup, Rollout, RolloutGroup, TrainBatch
-from treeopo.rollout.sampling.base import GroupSampler
+from treeopo.rollout.sampling.groups import GroupSampler
+from treeopo.rollout.sampling.known import Known
 from treeopo.rollout.settings import RolloutSettings
 from treeopo.seeds import derive_seed
 
@@ -52,7 +53,7 @@ def find_continuations(store: TreeStore, max_sequence_tokens: int) -> Continuati
     """
     _check_steps_are_samples(store)
     structure = store.structure()
-    parent_P = np.where(structure.parent < 0, -1, structure.first_node[structure.problem] + structure.parent)
+    parent_P = structure.parent_row
     last_P = _ends(parent_P, structure.depth, structure.terminal, structure.action)
     logprob_P = np.concatenate(
         [_step_logprobs(tree) for block in problem_blocks(structure.first_node) for tree in store.problems(*block)]
@@ -105,7 +106,8 @@ def expected_times(probability: npt.NDArray[np.float64], tries: npt.NDArray[np.i
 
 
 class ReplayBatches:
-    """Batch b is groups [b G, (b + 1) G) of prefixes that can be replayed; a function of (seed, b, store) alone.
+    """Batch b is groups [b G, (b + 1) G) of prefixes that can be replayed; a function of (seed, b, store) and of the
+    length of the run, `steps`.
 
     A prefix whose kept steps were sampled more or less often than it was asked weighs accordingly: that, and the
     weights pi_theta / pi_T of the whole continuation, make the gradient that of completions sampled from the student.
@@ -118,6 +120,7 @@ class ReplayBatches:
         settings: RolloutSettings,
         seed: int,
         start: str,
+        steps: int,
     ) -> None:
         self.found = find_continuations(store, settings.max_sequence_tokens)
         structure = store.structure()
@@ -131,9 +134,11 @@ class ReplayBatches:
         self._assemble = assemble
         self._size = settings.groups_per_batch
         self._seed = seed
+        self._steps = steps
 
     async def batch(self, number: int) -> TrainBatch:
-        drawn = [self.sampler.draw(number * self._size + index) for index in range(self._size)]
+        known = Known(number / self._steps)
+        drawn = [self.sampler.draw(number * self._size + index, known) for index in range(self._size)]
         replayed = [
             [self.replay(group, prompt, number, index) for index, prompt in enumerate(group.prompts)] for group in drawn
         ]
@@ -155,13 +160,14 @@ class ReplayBatches:
         children = np.flatnonzero(tree.parent == prompt.node)
         children = children[self.found.last_P[first + children] >= 0]
         times = self.found.times_P[first + children]
-        random = Generator(Philox(key=derive_seed(self._seed, group.number, index)))
+        seed = derive_seed(self._seed, group.number, index)
+        random = Generator(Philox(key=seed))
         child = int(random.choice(children, p=times / times.sum()))
         weight = float(times.sum() / self.found.tries_P[first + prompt.node])
-        return _rollout(tree, prompt, child, int(self.found.last_P[first + child]) - first, version), weight
+        return _rollout(tree, prompt, child, int(self.found.last_P[first + child]) - first, version, seed), weight
 
 
-def _rollout(tree: ProblemTree, prompt: Prompt, child: int, last: int, version: int) -> Rollout:
+def _rollout(tree: ProblemTree, prompt: Prompt, child: int, last: int, version: int, seed: int) -> Rollout:
     path = tree.path(last)
     steps = path[path.index(child) :]
     spans = [slice(tree.token_offsets[step], tree.token_offsets[step + 1]) for step in steps]
@@ -173,7 +179,7 @@ def _rollout(tree: ProblemTree, prompt: Prompt, child: int, last: int, version: 
         text="".join(tree.texts[step] for step in steps),
         finish_reason=FinishReason.STOP,
     )
-    return Rollout(prompt, completion, float(tree.reward[last]), served_version=version)
+    return Rollout(prompt, completion, float(tree.reward[last]), served_version=version, seed=seed)
 
 
 def _tries(store: TreeStore, parent_P: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -5,6 +5,7 @@ RUN/metrics.jsonl          one line a step;  RUN/tensorboard/ the same
 RUN/trackers.json          the ids under which chosen trackers know the run
 RUN/evaluations.jsonl      one line an evaluation beside training
 RUN/best/                  the adapter that did best in them, with its figures
+RUN/rollouts/              what each of the newest steps learned from, a Parquet file a step
 RUN/timeline.json          what learner, batches and engine did when, for https://ui.perfetto.dev
 RUN/checkpoints/step-N/    adapter, optimiser, schedule and random state; whole or absent
 RUN/diverged-batch-N.npz   the batch that ended a run whose losses were not finite
@@ -104,6 +105,10 @@ class RunDirectory:
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+    @property
+    def rollouts(self) -> Path:
+        return self.path / "rollouts"
 
     @property
     def timeline(self) -> Path:

@@ -7,6 +7,7 @@ after_step   metrics, checkpoint, evaluation; says whether to go on
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from treeopo.engines.policy_files import PolicyFiles
 from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.errors import DivergedError, EngineDeadError, ModelError
+from treeopo.errors import DivergedError, EngineDeadError, EngineError, ModelError
 from treeopo.evaluation.accuracy import Question, Scores, complete_and_grade
 from treeopo.evaluation.periodic import PeriodicEvaluation
 from treeopo.learner.batch_file import write_batch
@@ -24,12 +25,20 @@ from treeopo.ports import Engine
 from treeopo.problems.graders import OpenGrader, open_grader
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.recipes.batches import MakeBatch
-from treeopo.records import TrainBatch
-from treeopo.rollout.behaviour import compare_behaviour
+from treeopo.records import FloatArray, TrainBatch, TrainSequence
+from treeopo.rollout.behaviour import (
+    FEWEST_TOKENS,
+    Agreement,
+    BehaviourComparison,
+    BehaviourWatch,
+    behaviour_metrics,
+    compare_behaviour,
+)
 from treeopo.rollout.meter import EngineMeter, Idle, Metered
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
 from treeopo.run.card import model_card
 from treeopo.run.directory import RunDirectory
+from treeopo.run.kept_rollouts import KeptRollouts
 from treeopo.run.signals import StopRequest
 from treeopo.timeline import Timeline
 from treeopo.trackers import RunTrackers
@@ -39,6 +48,10 @@ if TYPE_CHECKING:
     from treeopo.learner.thread import LearnerThread
 
 OnStep = Callable[[int, Metrics], None]
+_UNSEEN_AT_MOST = 3
+"""Batches in a row without tokens of the newest policy, after which the engine is asked for its log-probabilities."""
+
+_SPENT = ("spent/completions", "spent/tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,42 +63,89 @@ class HeldOut:
 
 
 class Learn:
-    """The stage that learns from a batch; before the first one engine and learner are compared."""
+    """The stage that learns from a batch. Before the first one engine and learner are compared; later their tokens of
+    the newest version are, as the step has them, or where no batch has any, what the engine says of some sequences.
+    """
 
-    def __init__(self, run: RunDirectory, learner: "LearnerThread", *, samples_with_engine: bool) -> None:
+    def __init__(self, run: RunDirectory, learner: "LearnerThread", engine: Engine | None) -> None:
         self._run = run
         self._learner = learner
-        self._compares = samples_with_engine
+        self._settings = run.config.rollout.behaviour
+        self._engine = engine if self._settings.sequences else None
+        self._watch: BehaviourWatch | None = None  # until the first comparison
+        self._can_score = run.config.rollout.temperature == 1  # the only one that engines score at
+        self._unseen = 0  # batches in a row without enough tokens of the newest version
 
     async def __call__(self, batch: TrainBatch) -> Metrics:
         """The step's metrics.
 
         Raises:
-            ModelError: engine and learner disagree by more than rounding. DivergedError: losses were not finite again
-            and again; policy and batch are kept.
+            ModelError: engine and learner disagree by more than rounding, before the first step. EngineError: later,
+            again and again. DivergedError: losses were not finite again and again; policy and batch are kept.
         """
         comparison = await self._compare(batch)
         try:
-            return await self._learner.step(batch) | comparison
+            metrics = await self._learner.step(batch)
         except DivergedError as error:
             kept = write_batch(self._run.path / f"diverged-batch-{batch.number:06d}.npz", batch)
             await self._learner.checkpoint()
             raise DivergedError(f"{error}: {kept}, for the policy of the newest checkpoint") from None
+        return metrics | (comparison or self._look_at_newest(batch))
 
     async def _compare(self, batch: TrainBatch) -> Metrics:
         """Refuse to learn from what was not sampled from the policy that the learner holds; empty if not compared."""
-        settings = self._run.config.rollout.behaviour
-        rows = [row for row in batch.sequences if row.completion_length and (row.versions == batch.number).all()]
-        rows = rows[: settings.sequences]
-        if not self._compares or not rows:
+        rows = [row for row in batch.sequences if row.completion_length]
+        if self._engine is None or not rows:
             return {}
-        self._compares = False
-        learner = np.concatenate(await self._learner.policy_logprobs(rows))
-        compared = compare_behaviour(np.concatenate([row.behaviour_logprobs for row in rows]), learner)
-        complaint = compared.complaint(settings)
+        if self._watch is not None:
+            return await self._score(batch.number, rows[: self._settings.sequences])
+        rows = [row for row in rows if (row.versions == batch.number).all()][: self._settings.sequences]
+        if not rows:
+            return {}
+        compared = await self._against_learner(rows, [row.behaviour_logprobs for row in rows])
+        complaint = compared.complaint(self._settings)
         if complaint:
             raise ModelError(complaint)
+        self._watch = BehaviourWatch(self._settings, compared)
         return compared.metrics()
+
+    async def _score(self, version: int, rows: Sequence[TrainSequence]) -> Metrics:
+        """Ask the engine, which serves `version` as the learner holds it, where the tokens have not told for long."""
+        if self._engine is None or not self._can_score or self._unseen < _UNSEEN_AT_MOST:
+            return {}
+        try:
+            scores = await self._engine.score([row.token_ids for row in rows], [row.prefix_length for row in rows])
+        except EngineDeadError:
+            raise
+        except EngineError:  # it samples, but does not score
+            self._can_score = False
+            return {}
+        compared = await self._against_learner(rows, scores)
+        self._judge(version, compared)
+        self._unseen = _UNSEEN_AT_MOST if self._watch and self._watch.doubts else 0
+        return compared.metrics()
+
+    def _look_at_newest(self, batch: TrainBatch) -> Metrics:
+        """What the step found of the tokens that the newest version sampled."""
+        found = self._learner.agreement
+        if self._watch is None:
+            return {}
+        self._unseen = 0 if found and found.tokens >= FEWEST_TOKENS else self._unseen + 1
+        if found is None:
+            return {}
+        self._judge(batch.number, found)
+        return behaviour_metrics(found)
+
+    async def _against_learner(
+        self, rows: Sequence[TrainSequence], engine: Sequence[FloatArray]
+    ) -> BehaviourComparison:
+        learner = await self._learner.policy_logprobs(rows)
+        return compare_behaviour(np.concatenate(engine), np.concatenate(learner))
+
+    def _judge(self, version: int, found: Agreement) -> None:
+        complaint = self._watch.judge(version, found) if self._watch else None
+        if complaint:
+            raise EngineError(complaint)
 
 
 @dataclass(slots=True)
@@ -101,10 +161,12 @@ class TrainingLoop:
     timeline: Timeline
     trackers: RunTrackers
     on_step: OnStep
+    kept: KeptRollouts | None = None
     stop: StopRequest = field(default_factory=StopRequest)
     evaluation: PeriodicEvaluation | None = None
     policies: PolicyFiles | None = None
     lost: EngineDeadError | None = None
+    spent: Counter[str] = field(default_factory=Counter)
 
     async def to_the_end(self, make_batch: MakeBatch, held_out: HeldOut | None) -> None:
         """From the learner's version to the last step, or to a requested stop; then the finished adapter.
@@ -128,7 +190,9 @@ class TrainingLoop:
 
     async def _steps(self, make_batch: MakeBatch) -> None:
         config, first = self.run.config, self.learner.version
-        learn = Learn(self.run, self.learner, samples_with_engine=self.engine is not None)
+        for row in read_metrics(self.run.metrics):
+            self.spent.update({name: row.get(name, 0.0) for name in _SPENT})
+        learn = Learn(self.run, self.learner, self.engine)
         with self.stop:
             if first > 0:
                 await self._publish(first)
@@ -166,12 +230,18 @@ class TrainingLoop:
             metrics["engine/peak_mib"] = self.engine.peak_memory_mib()
             metrics["engine/restarts"] = float(self.engine.restarts)
             metrics |= self.grader.take_counts()
+            self.spent.update({name: metrics[name] for name in _SPENT})
+            metrics |= {f"{name}_so_far": float(self.spent[name]) for name in _SPENT}
         self.trackers.steps.write(version, metrics)
+        if self.kept is not None:
+            self.kept.commit(version)
         self.on_step(version, metrics)
         if self.lost:
             raise self.lost
         if self.stop.requested or version == config.steps or version % config.checkpoint_every == 0:
             with self.timeline.span("learner", "checkpoint", version=version):
+                if self.kept is not None:
+                    await self.kept.written()  # a run that resumes from here never takes these steps again
                 await self.learner.checkpoint()
         if self.evaluation:
             await self.evaluation.start(version)

@@ -1,6 +1,6 @@
 """Everything a run needs, loaded and started in order, and closed in the reverse one.
 
-learner ─▶ trackers ─▶ teacher that scores, if any ─▶ engine, if any ─▶ grader ─▶ TrainingLoop
+learner ─▶ trackers ─▶ rollouts on disk ─▶ teacher that scores, if any ─▶ engine, if any ─▶ grader ─▶ TrainingLoop
 """
 
 from contextlib import AsyncExitStack
@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from shutil import rmtree
 from typing import TYPE_CHECKING
+
+from treeopo_storage import TreeStore
 
 from treeopo.config import TrainConfig
 from treeopo.engines.launch import StartEngine
@@ -21,6 +23,7 @@ from treeopo.recipes.batches import Services, TrainingData
 from treeopo.recipes.losses import make_losses
 from treeopo.rollout.meter import EngineMeter
 from treeopo.run.directory import RunDirectory
+from treeopo.run.kept_rollouts import KeptRollouts
 from treeopo.run.loop import HeldOut, OnStep, TrainingLoop
 from treeopo.tasks import patient_collector
 from treeopo.timeline import Timeline
@@ -34,12 +37,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """What a run is about, checked: student and teacher by name, what they learn from and are evaluated on. grader is
-    the name of the one that grades rollouts; teacher is None where the method needs none.
+    the name of the one that grades rollouts; teacher is None where the method needs none, store where it learns from a
+    problem set.
     """
 
     student: str
     teacher: str | None
     tokenizer: ModelTokenizer
+    store: TreeStore | None
     data: TrainingData
     grader: str
     held_out: HeldOut | None
@@ -69,11 +74,18 @@ async def run_training(
     )
     async with AsyncExitStack() as stack:
         notify("loading the student")
-        learner = await LearnerThread.start(spec, Checkpoints(run.checkpoints, config.checkpoints_kept), team)
+        checkpoints = Checkpoints(run.checkpoints, config.checkpoints_kept)
+        learner = await LearnerThread.start(spec, checkpoints, team)
         stack.callback(learner.close)
+        if inputs.data.memory is not None:
+            inputs.data.memory.resume(checkpoints.latest(), learner.version)
+            learner.checkpoint_beside(inputs.data.memory.snapshot)
         info = RunInfo(run.path, run.path.name, config.model_dump(mode="json"), learner.version)
         trackers = open_trackers(config.trackers, info, run.metrics, run.evaluations, run.tensorboard)
         stack.callback(trackers.close)
+        kept = _keep_rollouts(run, inputs, learner.version)
+        if kept is not None:
+            stack.callback(kept.close)
         scorer = await _start_teacher(inputs.teacher, config, notify, start_engine)
         if scorer is not None:
             stack.push_async_callback(scorer.close)
@@ -85,10 +97,25 @@ async def run_training(
         timeline = Timeline.open(run.timeline, f"from step {learner.version}")
         stack.callback(timeline.close)
         meter = EngineMeter(config.engine.slots if engine else 0, timeline)
-        make_batch = inputs.data.batches(Services(engine, meter, grader, scorer, learner.reference_logprobs))
-        loop = TrainingLoop(run, inputs.tokenizer, learner, engine, grader, meter, timeline, trackers, on_step)
+        keep = kept.take if kept is not None else None
+        services = Services(engine, meter, timeline, grader, scorer, learner.reference_logprobs, keep)
+        make_batch = inputs.data.batches(services)
+        loop = TrainingLoop(run, inputs.tokenizer, learner, engine, grader, meter, timeline, trackers, on_step, kept)
         with patient_collector():
             await loop.to_the_end(make_batch, inputs.held_out)
+
+
+def _keep_rollouts(run: RunDirectory, inputs: Inputs, resume_at: int) -> KeptRollouts | None:
+    """Where the rollouts of steps after `resume_at` go; None where the run keeps none, or its method samples none."""
+    newest = run.config.rollouts_kept
+    if newest in (0, "none") or Need.ENGINE not in find_method(run.config.method).needs:
+        return None
+    assert inputs.store is not None, "methods of rollouts learn from a store"
+    # Not ModelTokenizer.decode, which leaves out special tokens: a chat's turns are part of the prompt.
+    decode = partial(inputs.tokenizer.hf.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return KeptRollouts(
+        run.rollouts, None if newest == "all" else int(newest), resume_at, inputs.store.problem_id, decode
+    )
 
 
 async def _start_engine(student: str, config: TrainConfig, notify: Notify, start_engine: StartEngine) -> Engine | None:

@@ -1,12 +1,14 @@
 """Counts over a whole run, with exponential forgetting: what the advantages of scope `history` are read from."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from treeopo.errors import ConfigError, RunError
+from treeopo.records import Outcomes
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -43,9 +45,13 @@ class RunningCounts:
             self._success_P /= self._weight
             self._weight = 1.0
 
-    def counts(self, first: int, last: int) -> tuple[FloatArray, FloatArray]:
-        """Return (total, success) of the nodes first..last-1, faded to the present: one problem's tree."""
-        return self._total_P[first:last] / self._weight, self._success_P[first:last] / self._weight
+    def outcomes(self, rows: slice = slice(None)) -> Outcomes:
+        """What is left of the nodes' counts at present: of all P, or of the `rows` of one problem's tree."""
+        return Outcomes(self._total_P[rows] / self._weight, self._success_P[rows] / self._weight)
+
+    def copy(self) -> Self:
+        """The same counts, to go on with apart from these."""
+        return deepcopy(self)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Return copies of the arrays that `from_state` restores exactly."""

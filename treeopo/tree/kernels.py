@@ -32,3 +32,24 @@ def accumulate(
             total_P[above] += total
             success_P[above] += success
     return NO_PARENT
+
+
+@kernel
+def shrunken_success(
+    parent_P: npt.NDArray[Any],
+    depth_P: npt.NDArray[Any],
+    total_P: npt.NDArray[np.float64],
+    success_P: npt.NDArray[np.float64],
+    mean_D: npt.NDArray[np.float64],
+    strength: float,
+    estimate_P: npt.NDArray[np.float64],
+) -> None:
+    """Fill estimate_P as `treeopo.tree.success` defines it; odds are held within a million to one."""
+    for p in range(parent_P.size):
+        odds = mean_D[depth_P[p]] / (1.0 - mean_D[depth_P[p]])
+        above = parent_P[p]
+        if above != NO_PARENT:
+            mean = mean_D[depth_P[p] - 1]
+            odds *= estimate_P[above] / (1.0 - estimate_P[above]) * (1.0 - mean) / mean
+            odds = min(max(odds, 1e-6), 1e6)
+        estimate_P[p] = (success_P[p] + strength * odds / (1.0 + odds)) / (total_P[p] + strength)

@@ -1,9 +1,10 @@
 """The losses, one small file each. The learner knows them by the protocol `Loss` alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from treeopo.learner.microbatch import MicroBatch
@@ -17,12 +18,14 @@ class Forward:
 
     logprobs_C carries gradient and is under dropout; current_C is the same without either, the distribution that the
     engine samples from. hidden_CH, through `head`, gives whole-vocabulary logits to the losses that need them.
+    prefix_X: of the step tokens of the prefixes (`MicroBatch.prefix`), with gradient if `learner.prefix_loss` is on.
     """
 
     logprobs_C: Tensor
     current_C: Tensor
     hidden_CH: Tensor
     head: nn.Module
+    prefix_X: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class Loss(Protocol):

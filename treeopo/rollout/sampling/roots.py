@@ -1,10 +1,10 @@
 """The root alone: N completions of one question, as GRPO has it (Shao et al. 2024, arXiv 2402.03300)."""
 
 import numpy as np
-import numpy.typing as npt
 from numpy.random import Generator
 
-from treeopo.rollout.sampling.base import Prefixes, pick
+from treeopo.rollout.sampling.base import Prefixes, Rows, pick
+from treeopo.rollout.sampling.known import Known
 
 
 class Roots:
@@ -12,8 +12,8 @@ class Roots:
 
     def __init__(self, prefixes: Prefixes) -> None:
         self._prefixes = prefixes
-        self.candidates: npt.NDArray[np.int64] = np.flatnonzero(prefixes.usable_P & (prefixes.structure.parent < 0))
+        self.candidates: Rows = prefixes.roots
 
-    def choose(self, random: Generator) -> npt.NDArray[np.int64]:
+    def choose(self, random: Generator, known: Known) -> Rows:
         root = self.candidates[random.integers(len(self.candidates))]
-        return pick(random, np.array([root]), self._prefixes.group_size)
+        return pick(random, np.array([root]), self._prefixes.starts)

@@ -1,10 +1,10 @@
 """Prefixes of one teacher trace: the `trace` structure of Tree-OPO (arXiv 2509.09284) §4.1, Table 1."""
 
 import numpy as np
-import numpy.typing as npt
 from numpy.random import Generator
 
-from treeopo.rollout.sampling.base import Prefixes, pick
+from treeopo.rollout.sampling.base import Prefixes, Rows, pick
+from treeopo.rollout.sampling.known import Known
 
 
 class TracePrefixes:
@@ -14,9 +14,9 @@ class TracePrefixes:
         self._prefixes = prefixes
         structure = prefixes.structure
         usable_root = prefixes.usable_P[structure.first_node[:-1]]
-        self.candidates: npt.NDArray[np.int64] = np.flatnonzero(structure.terminal & usable_root[structure.problem])
+        self.candidates: Rows = np.flatnonzero(structure.terminal & usable_root[structure.problem])
 
-    def choose(self, random: Generator) -> npt.NDArray[np.int64]:
+    def choose(self, random: Generator, known: Known) -> Rows:
         structure, usable_P = self._prefixes.structure, self._prefixes.usable_P
         leaf = int(self.candidates[random.integers(len(self.candidates))])
         begin = self._prefixes.rows(int(structure.problem[leaf])).start
@@ -26,4 +26,4 @@ class TracePrefixes:
             if usable_P[begin + node]:
                 chain.append(begin + node)
             node = int(structure.parent[begin + node])
-        return pick(random, np.array(chain[::-1]), self._prefixes.group_size)
+        return pick(random, np.array(chain[::-1]), self._prefixes.starts)
