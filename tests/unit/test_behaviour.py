@@ -110,7 +110,7 @@ class Found:
     kl: float = 2e-5
     mass: float = 1.0
     mass_error: float = 0.0
-    tokens: int = FEWEST_TOKENS
+    tokens: int = 10**9
 
 
 def test_a_later_comparison_may_be_so_many_times_the_first_and_only_two_that_fail_in_a_row_are_told() -> None:
@@ -151,6 +151,17 @@ def test_the_bound_of_the_kl(first: float, growth: float, fails: float, passes: 
     watch.judge(0, Found(kl=passes))
     assert not watch.doubts
     watch.judge(1, Found(kl=fails))
+    assert watch.doubts
+
+
+def test_where_the_sides_round_a_quarter_of_a_nat_is_let_pass_in_a_comparison_of_any_size() -> None:
+    """What a bfloat16 engine that served what it said had: 5e-4 a token over 103 tokens, after 5e-6."""
+    for first, passes in ((5e-6, True), (0.0, False)):
+        watch = BehaviourWatch(SETTINGS, Found(kl=first))
+        watch.judge(0, Found(kl=5.3e-4, tokens=103))
+        assert watch.doubts is not passes
+    watch = BehaviourWatch(SETTINGS, Found(kl=5e-6))
+    watch.judge(0, Found(kl=2.6e-3, tokens=103))
     assert watch.doubts
 
 

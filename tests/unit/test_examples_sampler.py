@@ -55,7 +55,7 @@ def test_a_run_starts_its_groups_where_the_example_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("deep", "unknown rollout.sampling 'deep'; use one of uniform, trace, root, or package.module:Name"),
+        ("deep", "unknown rollout.sampling 'deep'; use one of uniform, trace, root, depth"),
         ("nowhere:Deepest", "rollout.sampling nowhere:Deepest: importing nowhere failed (ModuleNotFoundError"),
         ("examples.sampler:Widest", "module examples.sampler has no Widest"),
     ],

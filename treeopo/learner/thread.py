@@ -85,8 +85,8 @@ class LearnerThread:
         await self._call(self._learner.policy.save_adapter, directory)
 
     def checkpoint_beside(self, take: Callable[[int], Callable[[Path], None]]) -> None:
-        """Have checkpoints hold more: `take(version)` is called where one is asked for, and returns what writes into its
-        directory, in the learner's thread.
+        """Have checkpoints hold more: `take(version)` is called where one is asked for; what it returns writes into the
+        checkpoint's directory, in the learner's thread.
         """
         self._beside.append(take)
 

@@ -109,7 +109,7 @@ class BehaviourWatch:
     def __init__(self, settings: BehaviourSettings, first: Agreement) -> None:
         self._min_mass = settings.min_mass
         self._max_kl = settings.max_kl
-        self._usual_kl = max(_ROUNDING, settings.max_growth * first.kl)
+        self._usual_kl = max(_ROUNDING, settings.max_growth * max(first.kl, 1e-12))
         self._outliers = _OUTLIERS if first.kl > _EXACT else 0.0
         self._failed = 0
 
