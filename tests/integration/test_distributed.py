@@ -19,6 +19,7 @@ from tests.unit import test_packing
 from tests.unit.test_packing import distance, group_batch, policy
 from treeopo.learner.distributed import Team
 from treeopo.learner.learner import Learner
+from treeopo.learner.losses import Losses
 from treeopo.learner.losses.policy_gradient import PolicyGradient
 from treeopo.learner.losses.prefix_likelihood import PrefixLikelihood
 
@@ -37,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one_step(rank: int, size: int, port: int, model: Path, result: Path) -> None:
     """A process of its own: the gradient and the metrics of one step, from the first rank."""
     team = Team(rank, size, rank, ("localhost", port, True)) if size > 1 else Team()
-    losses = [PolicyGradient(SETTINGS), PrefixLikelihood(SETTINGS.prefix_loss)]
+    losses: Losses = [PolicyGradient(SETTINGS), PrefixLikelihood(SETTINGS.prefix_loss)]
     learner = Learner(policy(model), losses, SETTINGS, steps=4, temperature=1.0, team=team)
     batch = group_batch()
     if rank > 0:

@@ -43,7 +43,7 @@ def test_a_forest_is_its_trees_side_by_side(left, right):
 
 
 def depths(parent):
-    found = []
+    found: list[int] = []
     for p in parent:
         found.append(0 if p < 0 else found[p] + 1)
     return np.array(found, np.int32)
@@ -53,7 +53,7 @@ def by_the_formula(parent, depth, total, success, k):
     """The estimate as its docstring defines it, in log-odds, one node after another."""
     logit = lambda share: np.log(share / (1 - share))  # noqa: E731
     mean = [(success[depth == d].sum() + k / 2) / (total[depth == d].sum() + k) for d in range(int(depth.max()) + 1)]
-    found = []
+    found: list[float] = []
     for p, above in enumerate(parent):
         prior = logit(mean[depth[p]])
         if above >= 0:
