@@ -44,6 +44,10 @@ CONFIGURATIONS: dict[str, dict[str, str]] = {
     "uniform, posterior of the history": {"advantage.method": "posterior", "advantage.scope": "history"},
     "uniform, mc": {"advantage.method": "mc", "advantage.baseline_rollouts": "2"},
     "uniform, redraw": {**FLAT, "rollout.no_signal": "redraw"},
+    "uniform, c = 8": {**FLAT, "rollout.completions_per_prefix": "8"},
+    "success, c = 8": {**FLAT, "rollout.completions_per_prefix": "8", "rollout.sampling": "success"},
+    "uniform, prefix loss 0.01": {**FLAT, "learner.prefix_loss": "0.01"},
+    "uniform, prefix loss 0.1": {**FLAT, "learner.prefix_loss": "0.1"},
     **{name: {**FLAT, "rollout.sampling": name} for name in ("depth", "mixture", "anneal", "success", "frontier")},
 }
 """By name, what each configuration sets beside COMMON."""
