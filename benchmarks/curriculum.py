@@ -31,8 +31,9 @@ COMMON = {
     "rollouts_kept": "none",
     "learner.optimizer.learning_rate": "1e-3",
 }
-FLAT = {"advantage.method": "flat"}
-CONFIGURATIONS: dict[str, dict[str, str]] = {
+FLAT: dict[str, str | None] = {"advantage.method": "flat"}
+SAMPLERS = ("depth", "mixture", "anneal", "success", "frontier")
+CONFIGURATIONS: dict[str, dict[str, str | None]] = {
     "grpo": {"method": "grpo", "learner.optimizer.learning_rate": "3e-4"},
     "grpo, 1e-3": {"method": "grpo"},
     "grpo, redraw": {"method": "grpo", "learner.optimizer.learning_rate": "3e-4", "rollout.no_signal": "redraw"},
@@ -47,10 +48,15 @@ CONFIGURATIONS: dict[str, dict[str, str]] = {
     "uniform, c = 8": {**FLAT, "rollout.completions_per_prefix": "8"},
     "success, c = 8": {**FLAT, "rollout.completions_per_prefix": "8", "rollout.sampling": "success"},
     "uniform, prefix loss 0.01": {**FLAT, "learner.prefix_loss": "0.01"},
-    "uniform, prefix loss 0.1": {**FLAT, "learner.prefix_loss": "0.1"},
-    **{name: {**FLAT, "rollout.sampling": name} for name in ("depth", "mixture", "anneal", "success", "frontier")},
+    "uniform, prefix loss 0.3": {**FLAT, "learner.prefix_loss": "0.3"},
+    **{name: {**FLAT, "rollout.sampling": name} for name in SAMPLERS},
+    **{
+        f"{name}, prefix loss 0.1": {**FLAT, "rollout.sampling": name, "learner.prefix_loss": "0.1"}
+        for name in ("uniform", *SAMPLERS)
+    },
+    "sft": {"method": "sft", "rollouts_kept": None},
 }
-"""By name, what each configuration sets beside COMMON."""
+"""By name, what each configuration sets beside COMMON; None takes a setting of it away."""
 
 
 def train(directory: Path, name: str, seed: int, difficulty: str, split: str, steps: int) -> None:
@@ -60,7 +66,7 @@ def train(directory: Path, name: str, seed: int, difficulty: str, split: str, st
         return
     problems = f"staged-arithmetic:{difficulty}:{split}"
     settings = {**COMMON, "evaluation.problems": problems, **CONFIGURATIONS[name]}
-    given = [word for setting, value in settings.items() for word in ("--set", f"{setting}={value}")]
+    given = [word for setting, value in settings.items() if value for word in ("--set", f"{setting}={value}")]
     call = ["treeopo", "train", store(directory, difficulty), "-o", output, "--steps", steps, "--seed", seed, *given]
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.with_suffix(".log").open("w") as log:
@@ -90,7 +96,9 @@ Curve = dict[int, tuple[float, float]]
 
 
 def curve(path: Path) -> Curve:
-    spent = {0: 0.0} | {row["step"]: row["spent/completions_so_far"] for row in read_metrics(path / "metrics.jsonl")}
+    spent = {0: 0.0} | {
+        row["step"]: row.get("spent/completions_so_far", 0.0) for row in read_metrics(path / "metrics.jsonl")
+    }
     scores = {row["step"]: row["eval/pass_at_1"] for row in read_metrics(path / "evaluations.jsonl")}
     return {step: (spent[step], scores[step]) for step in sorted(scores)}
 
