@@ -20,9 +20,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student_t
 
+from treeopo.evaluation.answers import read_evaluations
 from treeopo.trackers import read_metrics
 
 PROBLEMS, HELD_OUT, EVERY = 400, 200, 20
+AFTER = "evaluated"
+"""In a run that has no engine to be evaluated by on the way: its evaluation at the end."""
 COMMON = {
     "learner.lora.dropout": "0",
     "learner.microbatch_tokens": "8192",
@@ -54,7 +57,7 @@ CONFIGURATIONS: dict[str, dict[str, str | None]] = {
         f"{name}, prefix loss 0.1": {**FLAT, "rollout.sampling": name, "learner.prefix_loss": "0.1"}
         for name in ("uniform", *SAMPLERS)
     },
-    "sft": {"method": "sft", "rollouts_kept": None},
+    "sft": {"method": "sft", "rollouts_kept": None, "evaluation.every": None, "evaluation.limit": None},
 }
 """By name, what each configuration sets beside COMMON; None takes a setting of it away."""
 
@@ -65,12 +68,17 @@ def train(directory: Path, name: str, seed: int, difficulty: str, split: str, st
     if (output / "adapter").exists():
         return
     problems = f"staged-arithmetic:{difficulty}:{split}"
-    settings = {**COMMON, "evaluation.problems": problems, **CONFIGURATIONS[name]}
+    settings = {**COMMON, **CONFIGURATIONS[name]}
+    if settings["evaluation.every"]:
+        settings["evaluation.problems"] = problems
     given = [word for setting, value in settings.items() if value for word in ("--set", f"{setting}={value}")]
     call = ["treeopo", "train", store(directory, difficulty), "-o", output, "--steps", steps, "--seed", seed, *given]
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.with_suffix(".log").open("w") as log:
         done = subprocess.run(list(map(str, call)), stdout=log, stderr=log, check=False)
+        if not done.returncode and not settings["evaluation.every"]:
+            after = ["treeopo", "eval", output, "--problems", problems, "--limit", HELD_OUT, "-o", output / AFTER]
+            done = subprocess.run(list(map(str, after)), stdout=log, stderr=log, check=False)
     print(f"{name}, seed {seed}: {'done' if done.returncode == 0 else f'failed, see {log.name}'}", flush=True)
 
 
@@ -96,9 +104,10 @@ Curve = dict[int, tuple[float, float]]
 
 
 def curve(path: Path) -> Curve:
-    spent = {0: 0.0} | {
-        row["step"]: row.get("spent/completions_so_far", 0.0) for row in read_metrics(path / "metrics.jsonl")
-    }
+    metrics = read_metrics(path / "metrics.jsonl")
+    if after := read_evaluations(path / AFTER):
+        return {metrics[-1]["step"]: (0.0, after[0].scores[0].greedy.estimate)}
+    spent = {0: 0.0} | {row["step"]: row["spent/completions_so_far"] for row in metrics}
     scores = {row["step"]: row["eval/pass_at_1"] for row in read_metrics(path / "evaluations.jsonl")}
     return {step: (spent[step], scores[step]) for step in sorted(scores)}
 
@@ -124,7 +133,7 @@ def show(title: str, curves: dict[str, dict[int, Curve]]) -> None:
     print("|---" * (len(steps) + 4) + "|")
     for name, by_seed in curves.items():
         columns = [str(len(by_seed))]
-        columns += [interval([each[step][1] for each in by_seed.values()]) for step in steps[1:]]
+        columns += [interval([each[step][1] for each in by_seed.values() if step in each]) for step in steps[1:]]
         columns.append(f"{np.mean([max(each.values())[0] for each in by_seed.values()]):,.0f}")
         paired = [final(each) - final(grpo[seed]) for seed, each in by_seed.items() if seed in grpo]
         columns.append("" if name == "grpo" else interval(paired))
@@ -137,7 +146,9 @@ def final(of_run: Curve) -> float:
 
 
 def interval(values: Sequence[float]) -> str:
-    """Mean, and the half-width of Student's interval where there are two seeds or more."""
+    """Mean, and the half-width of Student's interval where there are two seeds or more; nothing of nothing."""
+    if not values:
+        return ""
     mean = float(np.mean(values))
     if len(values) < 2:
         return f"{mean:.3f}"
