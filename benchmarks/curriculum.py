@@ -107,7 +107,7 @@ def curve(path: Path) -> Curve:
     metrics = read_metrics(path / "metrics.jsonl")
     if after := read_evaluations(path / AFTER):
         return {metrics[-1]["step"]: (0.0, after[0].scores[0].greedy.estimate)}
-    spent = {0: 0.0} | {row["step"]: row["spent/completions_so_far"] for row in metrics}
+    spent = {0: 0.0} | {row["step"]: row.get("spent/completions_so_far", 0.0) for row in metrics}
     scores = {row["step"]: row["eval/pass_at_1"] for row in read_metrics(path / "evaluations.jsonl")}
     return {step: (spent[step], scores[step]) for step in sorted(scores)}
 
@@ -120,7 +120,8 @@ def report(arguments: argparse.Namespace) -> None:
 
 def of_seeds(configuration: Path) -> dict[int, Curve]:
     """The complete runs of a configuration."""
-    return {int(run.parent.name): curve(run.parent) for run in sorted(configuration.glob("*/adapter"))}
+    curves = {int(run.parent.name): curve(run.parent) for run in sorted(configuration.glob("*/adapter"))}
+    return {seed: found for seed, found in curves.items() if found}
 
 
 def show(title: str, curves: dict[str, dict[int, Curve]]) -> None:
