@@ -152,15 +152,22 @@ def test_the_bound_of_the_kl(first: float, growth: float, fails: float, passes: 
     assert watch.doubts
 
 
-def test_where_the_sides_round_a_quarter_of_a_nat_is_let_pass_in_a_comparison_of_any_size() -> None:
+def test_a_quarter_of_a_nat_is_let_pass_in_a_comparison_of_any_size() -> None:
     """What a bfloat16 engine that served what it said had: 5e-4 a token over 103 tokens, after 5e-6."""
-    for first, passes in ((5e-6, True), (0.0, False)):
-        watch = BehaviourWatch(SETTINGS, Found(kl=first))
-        watch.judge(0, Found(kl=5.3e-4, tokens=103))
+    for kl, passes in ((5.3e-4, True), (2.6e-3, False)):
+        watch = BehaviourWatch(SETTINGS, Found(kl=5e-6))
+        watch.judge(0, Found(kl=kl, tokens=103))
         assert watch.doubts is not passes
-    watch = BehaviourWatch(SETTINGS, Found(kl=5e-6))
-    watch.judge(0, Found(kl=2.6e-3, tokens=103))
-    assert watch.doubts
+
+
+def test_a_few_certain_tokens_do_not_make_the_rounding_of_the_others_suspect() -> None:
+    """What another such engine had: 5e-13 over the 40 tokens of the first comparison, which began deep in solutions,
+    1.6e-5 over all of the first batch, and 1e-4 later."""
+    for kl, tokens, passes in ((1e-4, 862, True), (1e-4, 20_000, True), (2e-3, 20_000, False)):
+        watch = BehaviourWatch(SETTINGS, Found(kl=5e-13, tokens=40))
+        watch.trust(Found(kl=1.6e-5, tokens=960))
+        watch.judge(4, Found(kl=kl, tokens=tokens))
+        assert watch.doubts is not passes
 
 
 def test_a_sampler_that_begins_to_truncate_fails_by_its_mass() -> None:

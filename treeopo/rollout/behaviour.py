@@ -25,12 +25,9 @@ _SAME_SHAPE = 0.9
 _ROUNDING = 1e-5
 """A KL that is never held against an engine, however well the first tokens agreed: nats a token."""
 
-_EXACT = 1e-7
-"""Two sides in float32 stay below it."""
-
 _OUTLIERS = 0.25
 """Where the sides round, single tokens carry most of the difference: so many nats of a comparison are let pass whatever
-its size. A bfloat16 engine that served what it said had 5e-4 a token over 103 tokens after 5e-6 over the first batch's.
+its size. A bfloat16 engine that served what it said had 5e-4 a token over 103 tokens after 5e-6 over the first ones.
 """
 
 FEWEST_TOKENS = 64
@@ -102,21 +99,30 @@ class BehaviourComparison:
 
 
 class BehaviourWatch:
-    """Does the engine still serve the policy that it says? Later comparisons are judged by the run's first one: again
-    rounding is all that may differ.
+    """Does the engine still serve the policy that it says? Later comparisons are judged by those of the run's first
+    batch: again rounding is all that may differ.
     """
 
     def __init__(self, settings: BehaviourSettings, first: Agreement) -> None:
         self._min_mass = settings.min_mass
         self._max_kl = settings.max_kl
-        self._usual_kl = max(_ROUNDING, settings.max_growth * max(first.kl, 1e-12))
-        self._outliers = _OUTLIERS if first.kl > _EXACT else 0.0
+        self._growth = settings.max_growth
+        self._usual_kl = _ROUNDING
         self._failed = 0
+        self.trust(first)
 
     @property
     def doubts(self) -> bool:
         """Whether the last comparison failed."""
         return self._failed > 0
+
+    def trust(self, found: Agreement) -> None:
+        """Take `found` for rounding: it is of the policy that the first comparison has shown to be served.
+
+        Few tokens do not say how much a model rounds: 40 that a bfloat16 engine was nearly certain of had 5e-13.
+        """
+        if math.isfinite(found.kl):
+            self._usual_kl = max(self._usual_kl, self._growth * max(found.kl, 1e-12))
 
     def judge(self, version: int, found: Agreement) -> str | None:
         """What is wrong, in one line, once `PATIENCE` comparisons in a row failed; `found` is of tokens of `version`.
@@ -125,7 +131,7 @@ class BehaviourWatch:
         """
         if found.tokens < FEWEST_TOKENS or not math.isfinite(found.kl):
             return None
-        max_kl = min(self._max_kl, self._usual_kl + self._outliers / found.tokens)
+        max_kl = min(self._max_kl, self._usual_kl + _OUTLIERS / found.tokens)
         self._failed = 0 if _agree(found, max_kl, self._min_mass) else self._failed + 1
         if self._failed < PATIENCE:
             return None

@@ -86,7 +86,7 @@ class BehaviourSettings:
     """Mean ratio of the learner's probability to the engine's at least; it is below 1 for a sampler that truncates."""
 
     max_growth: float = 20
-    """How many times the KL of the first comparison a later one may be; inf: only max_kl counts."""
+    """How many times the KL of the first batch a later one's may be; inf: only max_kl counts."""
 
     def __post_init__(self) -> None:
         require(self.sequences >= 0, f"behaviour.sequences is {self.sequences}; 0 compares nothing")

@@ -83,6 +83,7 @@ class Learn:
             ModelError: engine and learner disagree by more than rounding, before the first step. EngineError: later,
             again and again. DivergedError: losses were not finite again and again; policy and batch are kept.
         """
+        is_first = self._watch is None
         comparison = await self._compare(batch)
         try:
             metrics = await self._learner.step(batch)
@@ -90,6 +91,8 @@ class Learn:
             kept = write_batch(self._run.path / f"diverged-batch-{batch.number:06d}.npz", batch)
             await self._learner.checkpoint()
             raise DivergedError(f"{error}: {kept}, for the policy of the newest checkpoint") from None
+        if is_first and self._watch and (of_the_batch := self._learner.agreement):
+            self._watch.trust(of_the_batch)
         return metrics | (comparison or self._look_at_newest(batch))
 
     async def _compare(self, batch: TrainBatch) -> Metrics:
