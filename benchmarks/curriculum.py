@@ -5,7 +5,7 @@
     python benchmarks/curriculum.py report DIR
 
 `run` trains the embedded student with `treeopo train`, a process a run, on one tree store of 400 problems that it
-builds once, and evaluates it greedily on 200 held-out problems every 20 steps; what is complete is left alone. `report`
+builds once, and evaluates it greedily on 200 held-out problems every 20 steps; what is there is gone on with. `report`
 prints means over seeds with 95 % t intervals at equal completions (all that the engine was asked for), the differences
 to grpo seed by seed, and how many completions each configuration takes to where grpo ends.
 """
@@ -57,29 +57,33 @@ CONFIGURATIONS: dict[str, dict[str, str | None]] = {
         f"{name}, prefix loss 0.1": {**FLAT, "rollout.sampling": name, "learner.prefix_loss": "0.1"}
         for name in ("uniform", *SAMPLERS)
     },
-    "sft": {"method": "sft", "rollouts_kept": None, "evaluation.every": None, "evaluation.limit": None},
+    "sft": {
+        "method": "sft",
+        **dict.fromkeys(("rollouts_kept", "evaluation.every", "evaluation.limit", "evaluation.problems")),
+    },
 }
 """By name, what each configuration sets beside COMMON; None takes a setting of it away."""
 
 
 def train(directory: Path, name: str, seed: int, difficulty: str, split: str, steps: int) -> None:
-    """One run, from its beginning, unless it is complete."""
+    """One run to its end, and its evaluation, as far as they are not there."""
     output = directory / f"{difficulty}-{split}-{steps}" / name / str(seed)
-    if (output / "adapter").exists():
-        return
     problems = f"staged-arithmetic:{difficulty}:{split}"
-    settings = {**COMMON, **CONFIGURATIONS[name]}
-    if settings["evaluation.every"]:
-        settings["evaluation.problems"] = problems
+    settings = {**COMMON, "evaluation.problems": problems, **CONFIGURATIONS[name]}
     given = [word for setting, value in settings.items() if value for word in ("--set", f"{setting}={value}")]
-    call = ["treeopo", "train", store(directory, difficulty), "-o", output, "--steps", steps, "--seed", seed, *given]
+    new = [store(directory, difficulty), "-o", output, "--steps", steps, "--seed", seed, *given]
+    calls = []
+    if not (output / "adapter").exists():
+        calls.append(["train", *(["--resume", output] if read_metrics(output / "metrics.jsonl") else new)])
+    if settings["evaluation.every"] is None and read_evaluations(output / AFTER) is None:
+        calls.append(["eval", output, "--problems", problems, "--limit", HELD_OUT, "-o", output / AFTER])
     output.parent.mkdir(parents=True, exist_ok=True)
-    with output.with_suffix(".log").open("w") as log:
-        done = subprocess.run(list(map(str, call)), stdout=log, stderr=log, check=False)
-        if not done.returncode and not settings["evaluation.every"]:
-            after = ["treeopo", "eval", output, "--problems", problems, "--limit", HELD_OUT, "-o", output / AFTER]
-            done = subprocess.run(list(map(str, after)), stdout=log, stderr=log, check=False)
-    print(f"{name}, seed {seed}: {'done' if done.returncode == 0 else f'failed, see {log.name}'}", flush=True)
+    for call in calls:
+        with output.with_suffix(".log").open("a") as log:
+            done = subprocess.run(["treeopo", *map(str, call)], stdout=log, stderr=log, check=False)
+        print(f"{name}, seed {seed}: {'done' if done.returncode == 0 else f'failed, see {log.name}'}", flush=True)
+        if done.returncode != 0:
+            return
 
 
 def store(directory: Path, difficulty: str) -> Path:
@@ -94,9 +98,13 @@ def run(arguments: argparse.Namespace) -> None:
     if not store(directory, difficulty).exists():
         subprocess.run(list(map(str, build)), check=True)
     with ThreadPoolExecutor(arguments.jobs) as threads:
-        for seed in arguments.seeds:
-            for name in arguments.names:
-                threads.submit(train, directory, name, seed, difficulty, arguments.split, arguments.steps)
+        runs = [
+            threads.submit(train, directory, name, seed, difficulty, arguments.split, arguments.steps)
+            for seed in arguments.seeds
+            for name in arguments.names
+        ]
+        for each in runs:
+            each.result()
 
 
 Curve = dict[int, tuple[float, float]]
@@ -104,18 +112,20 @@ Curve = dict[int, tuple[float, float]]
 
 
 def curve(path: Path) -> Curve:
+    """Empty while nothing is evaluated."""
     metrics = read_metrics(path / "metrics.jsonl")
     if after := read_evaluations(path / AFTER):
         return {metrics[-1]["step"]: (0.0, after[0].scores[0].greedy.estimate)}
-    spent = {0: 0.0} | {row["step"]: row.get("spent/completions_so_far", 0.0) for row in metrics}
     scores = {row["step"]: row["eval/pass_at_1"] for row in read_metrics(path / "evaluations.jsonl")}
+    spent = {0: 0.0} | {row["step"]: row["spent/completions_so_far"] for row in metrics if row["step"] in scores}
     return {step: (spent[step], scores[step]) for step in sorted(scores)}
 
 
 def report(arguments: argparse.Namespace) -> None:
     for group in sorted(path for path in arguments.directory.iterdir() if (path / "grpo").is_dir()):
         curves = {name: of_seeds(group / name) for name in CONFIGURATIONS if (group / name).is_dir()}
-        show(group.name, {name: by_seed for name, by_seed in curves.items() if by_seed})
+        if curves["grpo"]:
+            show(group.name, {name: by_seed for name, by_seed in curves.items() if by_seed})
 
 
 def of_seeds(configuration: Path) -> dict[int, Curve]:

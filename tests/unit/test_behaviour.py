@@ -152,12 +152,15 @@ def test_the_bound_of_the_kl(first: float, growth: float, fails: float, passes: 
     assert watch.doubts
 
 
-def test_a_quarter_of_a_nat_is_let_pass_in_a_comparison_of_any_size() -> None:
+def test_where_the_sides_round_a_quarter_of_a_nat_is_let_pass_in_a_comparison_of_any_size() -> None:
     """What a bfloat16 engine that served what it said had: 5e-4 a token over 103 tokens, after 5e-6."""
-    for kl, passes in ((5.3e-4, True), (2.6e-3, False)):
-        watch = BehaviourWatch(SETTINGS, Found(kl=5e-6))
-        watch.judge(0, Found(kl=kl, tokens=103))
+    for first, passes in ((5e-6, True), (0.0, False)):
+        watch = BehaviourWatch(SETTINGS, Found(kl=first))
+        watch.judge(0, Found(kl=5.3e-4, tokens=103))
         assert watch.doubts is not passes
+    watch = BehaviourWatch(SETTINGS, Found(kl=5e-6))
+    watch.judge(0, Found(kl=2.6e-3, tokens=103))
+    assert watch.doubts
 
 
 def test_a_few_certain_tokens_do_not_make_the_rounding_of_the_others_suspect() -> None:

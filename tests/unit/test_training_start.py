@@ -32,7 +32,8 @@ class StudentsEngine(ScriptedEngine):
     each token is stamped with. `train` starts it.
 
     stale_from: from this version on `publish` returns and changes nothing. overtaken: how many requests a batch has, if
-    a batch is to be overtaken by the publication of its number: then that version says the second half.
+    a batch is to be overtaken by the publication of its number: then that version says the second half. rounding: by so
+    much log-probabilities are off, up and down in turn, from the ninth request on.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class StudentsEngine(ScriptedEngine):
         overtaken: int | None = None,
         weight_format: WeightFormat = WeightFormat.MERGED,
         scores: bool = True,
+        rounding: float = 0.0,
     ) -> None:
         super().__init__(WORLD, ModelTokenizer(model), weight_format=weight_format)
         self._models = {0: AutoModelForCausalLM.from_pretrained(model).eval()}
@@ -51,6 +53,7 @@ class StudentsEngine(ScriptedEngine):
         self._stale_from = stale_from
         self._overtaken = overtaken
         self._scores = scores
+        self._rounding = rounding
         self._changed = asyncio.Condition()
         self.scored: list[int] = []
 
@@ -64,6 +67,9 @@ class StudentsEngine(ScriptedEngine):
         for version in set(completion.versions.tolist()):
             mine = completion.versions == version
             completion.logprobs[mine] = self._logprobs(version, ids, len(request.token_ids), self._temperature)[mine]
+        if number >= 8:
+            completion.logprobs[::2] += self._rounding
+            completion.logprobs[1::2] -= self._rounding
         return completion
 
     async def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
@@ -189,6 +195,17 @@ def test_an_engine_that_keeps_older_weights_than_it_says_stops_the_run_within_th
     rows = read_metrics(run.metrics)
     assert len(rows) == version  # the step that was judged is no step of the run
     assert rows[-1]["behaviour/kl"] > 1e-4
+
+
+def test_an_engine_that_rounds_only_behind_the_first_sequences_is_judged_by_the_whole_first_batch(
+    workplace: Path,
+) -> None:
+    run = new_run(workplace, "rounds", **LIVELY, **{"rollout.max_staleness": 0})
+    train(run, 1.0, rounding=0.07)
+    first, *others = read_metrics(run.metrics)
+    assert first["behaviour/kl"] < 1e-6
+    assert min(row["behaviour/kl"] for row in others) > 2e-3
+    assert run.is_complete
 
 
 def test_a_stopped_run_goes_on_with_an_honest_engine_and_compares_it_under_the_version_it_resumes_at(

@@ -25,6 +25,12 @@ _SAME_SHAPE = 0.9
 _ROUNDING = 1e-5
 """A KL that is never held against an engine, however well the first tokens agreed: nats a token."""
 
+_EXACT = 1e-7
+"""Two sides in float32 stay below it."""
+
+_TELLING_TOKENS = 1000
+"""Fewer do not say how much the sides round: 40 that a bfloat16 engine was nearly certain of had a KL of 5e-13."""
+
 _OUTLIERS = 0.25
 """Where the sides round, single tokens carry most of the difference: so many nats of a comparison are let pass whatever
 its size. A bfloat16 engine that served what it said had 5e-4 a token over 103 tokens after 5e-6 over the first ones.
@@ -108,6 +114,7 @@ class BehaviourWatch:
         self._max_kl = settings.max_kl
         self._growth = settings.max_growth
         self._usual_kl = _ROUNDING
+        self._outliers = _OUTLIERS
         self._failed = 0
         self.trust(first)
 
@@ -117,12 +124,12 @@ class BehaviourWatch:
         return self._failed > 0
 
     def trust(self, found: Agreement) -> None:
-        """Take `found` for rounding: it is of the policy that the first comparison has shown to be served.
-
-        Few tokens do not say how much a model rounds: 40 that a bfloat16 engine was nearly certain of had 5e-13.
-        """
-        if math.isfinite(found.kl):
-            self._usual_kl = max(self._usual_kl, self._growth * max(found.kl, 1e-12))
+        """Take `found` for rounding: it is of the policy that the first comparison has shown to be served."""
+        if not math.isfinite(found.kl):
+            return
+        self._usual_kl = max(self._usual_kl, self._growth * max(found.kl, 1e-12))
+        if found.tokens >= _TELLING_TOKENS:
+            self._outliers = _OUTLIERS if found.kl > _EXACT else 0.0
 
     def judge(self, version: int, found: Agreement) -> str | None:
         """What is wrong, in one line, once `PATIENCE` comparisons in a row failed; `found` is of tokens of `version`.
@@ -131,7 +138,7 @@ class BehaviourWatch:
         """
         if found.tokens < FEWEST_TOKENS or not math.isfinite(found.kl):
             return None
-        max_kl = min(self._max_kl, self._usual_kl + _OUTLIERS / found.tokens)
+        max_kl = min(self._max_kl, self._usual_kl + self._outliers / found.tokens)
         self._failed = 0 if _agree(found, max_kl, self._min_mass) else self._failed + 1
         if self._failed < PATIENCE:
             return None
