@@ -10,7 +10,7 @@ import numpy.typing as npt
 from treeopo.errors import ProblemError
 from treeopo.evaluation.intervals import is_binary
 from treeopo.ports import Generate, Grade
-from treeopo.records import FinishReason, Problem, Request
+from treeopo.records import Problem, Request
 from treeopo.seeds import derive_seed
 from treeopo.tasks import gather_or_cancel
 
@@ -89,12 +89,7 @@ async def complete_and_grade(
         EngineError: the engine refused a request.
         GraderError: the grader fails again and again.
     """
-    if not questions:
-        raise ProblemError("there is no problem to evaluate on; check the problem set and the limit")
-    ids = tuple(question.problem.id for question in questions)
-    if len(set(ids)) < len(ids):
-        twice = next(name for index, name in enumerate(ids) if name in ids[:index])
-        raise ProblemError(f"problem id {twice!r} occurs twice; ids must tell problems apart")
+    ids = _distinct_ids(questions)
     room = asyncio.Semaphore(IN_FLIGHT)
 
     async def one(index: int, sample: int) -> Graded:
@@ -111,7 +106,7 @@ async def complete_and_grade(
         )
         async with room:
             completion = await generate.generate(request)
-        cut = completion.finish_reason is FinishReason.LENGTH
+        cut = completion.finish_reason.is_cut
         reward = 0.0 if cut else await grade(question.problem, completion.text)
         graded = Graded(
             question.problem.id,
@@ -130,3 +125,13 @@ async def complete_and_grade(
     rewards = np.array([row.reward for row in rows]).reshape(-1, width)
     answers = tuple(tuple(row.answer for row in rows[m * width + 1 : (m + 1) * width]) for m in range(len(questions)))
     return Scores(ids, rewards[:, 0], rewards[:, 1:], answers, sum(row.truncated for row in rows))
+
+
+def _distinct_ids(questions: Sequence[Question]) -> tuple[str, ...]:
+    if not questions:
+        raise ProblemError("there is no problem to evaluate on; check the problem set and the limit")
+    ids = tuple(question.problem.id for question in questions)
+    if len(set(ids)) < len(ids):
+        twice = next(name for index, name in enumerate(ids) if name in ids[:index])
+        raise ProblemError(f"problem id {twice!r} occurs twice; ids must tell problems apart")
+    return ids
