@@ -1,7 +1,6 @@
 """In and out of a store: prefixes as JSON Lines or Parquet, trees from JSON Lines of traces, stores merged."""
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -18,6 +17,7 @@ from treeopo_storage.errors import (
 from treeopo_storage.protocol import TreeStore, TreeWriter
 from treeopo_storage.schema import Action, ProblemTree, StoreMeta
 from treeopo_storage.streaming import problem_blocks
+from treeopo_storage.text_files import json_line
 from treeopo_storage.traces import TreeBuilder, parse_trace
 
 
@@ -54,7 +54,7 @@ def export_jsonl(store: TreeStore, path: Path) -> int:
     with _new_file(path) as partial, partial.open("w", encoding="utf-8") as lines:
         for block in _blocks(store):
             for row in block:
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+                lines.write(json_line(row))
             rows += len(block)
     return rows
 

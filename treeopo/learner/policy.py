@@ -106,8 +106,12 @@ class LoraPolicy:
         return head
 
     def save_adapter(self, directory: Path) -> None:
-        """Write the adapter as PEFT does: safetensors and adapter_config.json."""
-        self.model.save_pretrained(str(directory))
+        """Write the adapter as PEFT does: safetensors and adapter_config.json.
+
+        Embeddings are never among them: the vocabulary is the base's, and no adapter sits on them (`_check_adapted`).
+        PEFT, left to find that out, asks the hub for the base's configuration at each save.
+        """
+        self.model.save_pretrained(str(directory), save_embedding_layers=False)
 
     @torch.no_grad()
     def save_merged(self, path: Path | None) -> None:

@@ -125,7 +125,7 @@ def _text(row: Any, column: str, is_text: bool) -> str | None:
 def _steps(answer: str) -> str:
     """GSM8K's worked solution as treeopo writes them: no calculator marks, a blank line between steps."""
     steps, _, gold = answer.rpartition(ANSWER_MARK)
-    lines = (strip_calculator(line).strip() for line in steps.splitlines())
+    lines = (strip_calculator(line).strip() for line in steps.split("\n"))
     return STEP_SEPARATOR.join([*(line for line in lines if line), f"{ANSWER_MARK} {gold.strip()}"])
 
 

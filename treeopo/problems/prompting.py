@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from treeopo_storage.errors import StoreError
+from treeopo_storage.text_files import read_text
+
 from treeopo.errors import ConfigError, ProblemError, require
 from treeopo.problems.graders import load_grader
 from treeopo.problems.problem_set import STEP_SEPARATOR, ProblemSet, PromptTemplate
@@ -97,9 +100,9 @@ def _chat_text(grader: str) -> str:
 
 def _read(path: Path, chat: bool) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"prompt template {path}: cannot be read ({error})") from None
+        text = read_text(path)
+    except StoreError as error:
+        raise ConfigError(f"prompt template {error}") from None
     if chat and text.count("{question}") == 1:
         return text.strip()
     return PromptTemplate(text).text
