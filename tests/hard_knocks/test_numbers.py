@@ -24,7 +24,7 @@ from treeopo.learner.learner import Learner
 from treeopo.learner.losses.kl import KlToTeacher
 from treeopo.learner.losses.policy_gradient import PolicyGradient
 from treeopo.learner.policy import LoraPolicy
-from treeopo.learner.settings import Direction, KlSettings, LearnerSettings, LoraSettings
+from treeopo.learner.settings import Correction, Direction, KlSettings, LearnerSettings, LoraSettings
 from treeopo.records import (
     Completion,
     FinishReason,
@@ -176,7 +176,7 @@ def batch(*rows: TrainSequence) -> TrainBatch:
 @pytest.mark.parametrize(
     "correction", ["none", "token-truncate", "sequence-truncate", "geometric-mask", "decoupled-ppo"]
 )
-def test_a_token_whose_behaviour_is_unknown_weighs_one(model: Path, correction: str) -> None:
+def test_a_token_whose_behaviour_is_unknown_weighs_one(model: Path, correction: Correction) -> None:
     settings = replace(SETTINGS, correction=correction)
     plain = replace(SETTINGS, correction="none")
     found, metrics = step(learner(model, settings), batch(row(2, 1.0), row(5, -1.0)))
@@ -215,7 +215,7 @@ def test_nothing_is_distilled_from_a_token_that_the_teacher_cannot_tell(model: P
     assert all(gradient.abs().max() == 0 for gradient in untaught)
 
 
-# Groups that say nothing: huggingface/trl#3452, #3857, rasbt/reasoning-from-scratch#186. Groups of one: volcengine/verl#3635
+# Groups that say nothing: huggingface/trl#3452, #3857, rasbt/reasoning-from-scratch#186; of one: volcengine/verl#3635
 
 TREE = [-1, 0, 1, 1]
 NODES = [1, 2, 3, 0]
