@@ -128,12 +128,12 @@ def _inputs(run: RunDirectory, notify: Notify) -> Inputs:
 def _summary(run: RunDirectory, inputs: Inputs) -> TrainSummary:
     steps = read_metrics(run.metrics)
     return TrainSummary(
-        steps=len(steps),
+        steps=max((step["step"] for step in steps), default=run.config.steps if run.is_complete else 0),
         complete=run.is_complete,
         informative_steps=sum(step.get("learner/grad_norm", 0.0) > 0 for step in steps),
-        max_staleness=int(max(step.get("rollout/staleness_max", 0) for step in steps)),
-        learner_peak_mib=max(step["learner/peak_mib"] for step in steps),
-        engine_peak_mib=max(step.get("engine/peak_mib", 0.0) for step in steps),
+        max_staleness=int(max((step.get("rollout/staleness_max", 0) for step in steps), default=0)),
+        learner_peak_mib=max((step["learner/peak_mib"] for step in steps), default=0.0),
+        engine_peak_mib=max((step.get("engine/peak_mib", 0.0) for step in steps), default=0.0),
         data=inputs.data.summary,
         adapter=run.adapter,
         best=read_best(run.best),
