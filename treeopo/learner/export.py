@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import torch
-from peft import PeftModel
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
-from treeopo.errors import ModelError
+from treeopo.learner.adapters import load_adapter
 from treeopo.learner.policy import load_base
 
 
@@ -22,10 +20,7 @@ def save_merged_model(base: str, adapter: Path, directory: Path, trust_remote_co
     dtype = (
         getattr(AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code), "dtype", None) or torch.float32
     )
-    try:
-        adapted = PeftModel.from_pretrained(load_base(base, torch.float32, trust_remote_code), str(adapter))
-    except (SafetensorError, RuntimeError) as error:
-        raise ModelError(f"{adapter}: not an adapter of {base!r} ({str(error).splitlines()[0]})") from None
+    adapted = load_adapter(load_base(base, torch.float32, trust_remote_code), base, adapter)
     adapted.merge_and_unload(safe_merge=True).to(dtype).save_pretrained(str(directory))
     has_tokenizer = (adapter / "tokenizer_config.json").is_file()
     source = str(adapter) if has_tokenizer else base

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from treeopo.errors import ModelError
+from treeopo.learner.adapters import load_adapter
 from treeopo.learner.packed_attention import can_pack, pack_attention, packed_hidden_states, padded_hidden_states
 from treeopo.learner.packing import Packing
 from treeopo.learner.settings import LoraSettings
@@ -50,12 +51,13 @@ class LoraPolicy:
         sharded: cut it over the processes of the team, which all load it and have met (`treeopo.learner.sharding`).
 
         Raises:
-            ModelError: the model cannot be loaded, or transforms its logits in a way the learner does not follow.
+            ModelError: the model cannot be loaded, or transforms its logits in a way the learner does not follow; or
+                the adapter is not of this model.
         """
         base = load_base(name, dtype, trust_remote_code)
         base.config.use_cache = False
         if adapter is not None:
-            model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, autocast_adapter_dtype=True)
+            model = load_adapter(base, name, adapter, trainable=True)
         else:
             settings = LoraConfig(
                 r=lora.rank,

@@ -65,6 +65,19 @@ def embedded(problems: str) -> "TinyModels":
     return ensure_tiny(difficulty_of(problems))
 
 
+def check_fit(models: Sequence[ModelRef], trust_remote_code: bool) -> None:
+    """Find out, before an engine starts, whether every adapter among `models` is one of its base.
+
+    Raises:
+        ModelError: one is not, or its base cannot be loaded.
+    """
+    for model in models:
+        if model.adapter is not None:
+            from treeopo.learner.adapters import check_adapter
+
+            check_adapter(model.base, model.adapter, trust_remote_code)
+
+
 def adapters(models: Sequence[ModelRef]) -> Adapters | None:
     """What an engine must make room for to serve one of `models` after the other."""
     found = [model.adapter for model in models if model.adapter is not None]
