@@ -17,6 +17,9 @@ FloatArray = npt.NDArray[np.float32]
 REWARD_DUST = 1e-12
 """Rewards that differ by less are alike: 0.1 + 0.2 and 0.3. Divided by their deviation such dust would be a signal."""
 
+LOWEST_TEMPERATURE = 0.01
+"""vLLM samples at this when it is asked for a positive one below it (`vllm.sampling_params`), whoever assumes what."""
+
 _NEVER = -9999.0
 """What servers write for a log-probability of minus infinity, which JSON does not have."""
 

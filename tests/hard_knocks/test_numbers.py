@@ -16,9 +16,10 @@ from tests.tiny_models import VOCABULARY, random_qwen2
 from tests.unit.test_training_start import StudentsEngine
 from treeopo.advantage import staged_advantages
 from treeopo.advantage.settings import AdvantageMethod
+from treeopo.config import TrainConfig, load_config
 from treeopo.engines.scripted import ScriptedEngine
 from treeopo.engines.settings import Adapters, EngineOptions
-from treeopo.errors import ModelError
+from treeopo.errors import ConfigError, ModelError
 from treeopo.jobs.train import train as run_job
 from treeopo.learner.learner import Learner
 from treeopo.learner.losses.kl import KlToTeacher
@@ -265,3 +266,23 @@ def test_a_step_without_signal_moves_no_weight(model: Path) -> None:
     metrics = quiet.step(replace(batch(row(2, 0.0), row(5, 0.0)), number=1))
     assert metrics["learner/loss"] == 0.0
     assert all(map(torch.equal, quiet.policy.trainable, before))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("rollout.temperature", 1e-3, "at least 0.01, vLLM's lowest"),  # it would be clipped there
+        ("learner.optimizer.learning_rate", math.inf, "positive and finite"),
+        ("learner.optimizer.weight_decay", math.inf, "must be 0 or more"),
+        ("learner.lora.alpha", math.inf, "positive and finite"),
+        ("learner.lora.alpha", math.nan, "positive and finite"),
+    ],
+)
+def test_a_number_that_no_step_survives_is_refused_by_its_name(
+    tmp_path: Path, setting: str, value: float, told: str
+) -> None:
+    flags = {"store": tmp_path, "output": tmp_path / "run", setting: value}
+    with pytest.raises(ConfigError, match=told) as error:
+        load_config(TrainConfig, file=None, flags=flags)
+    assert setting.rpartition(".")[2] in str(error.value)
+    assert "\n" not in str(error.value)
