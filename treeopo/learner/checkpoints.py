@@ -102,14 +102,13 @@ def _damage(checkpoint: Path) -> str | None:
 
 
 def _opens(path: Path) -> bool:
-    match path.suffix:
-        case ".pt":
-            return zipfile.is_zipfile(path)
-        case ".safetensors":
-            try:
-                safe_open(path, "numpy")
-            except SafetensorError:
-                return False
+    if path.suffix == ".pt":
+        return zipfile.is_zipfile(path)
+    if path.suffix == ".safetensors":
+        try:
+            safe_open(path, "numpy")
+        except SafetensorError:
+            return False
     return True
 
 
