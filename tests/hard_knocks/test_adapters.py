@@ -7,33 +7,22 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
-from treeopo_cli.main import app
 from treeopo_storage import TreeStore, create_store, open_writer
 from treeopo_storage.retokenize import retokenize, retokenized_meta
-from typer.testing import CliRunner
 
+from tests.adapters import WEIGHTS, adapter_of, command, evaluated, load, lora
 from tests.tiny_models import random_qwen2
-from treeopo.config import EvalConfig, TrainConfig, load_config
-from treeopo.engines.settings import Adapters, EngineOptions
+from treeopo.config import TrainConfig, load_config
 from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.errors import InputError, ModelError
-from treeopo.jobs.evaluate import evaluate
+from treeopo.errors import ModelError
 from treeopo.jobs.train import train
-from treeopo.learner.adapters import check_adapter
-from treeopo.learner.policy import LoraPolicy
-from treeopo.learner.settings import LoraSettings
-from treeopo.ports import Engine
+from treeopo.learner.adapters import check_servable
 from treeopo.run.directory import RunDirectory
-
-WEIGHTS = "adapter_model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -63,51 +52,10 @@ def run(trained: RunDirectory, tmp_path: Path) -> RunDirectory:
     return RunDirectory.open(Path(shutil.copytree(trained.path, tmp_path / "run")))
 
 
-def command(*words: str | Path) -> tuple[int, str]:
-    """Exit status, and the error in one line or what was printed."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if isinstance(result.exception, InputError):  # `treeopo_cli.main` prints it, and exits with 2
-        return 2, str(result.exception)
-    assert result.exit_code == 0, result.exception
-    return 0, result.output
-
-
-def adapter_of(base: Path, directory: Path, config: Any) -> Path:
-    """Made by PEFT itself, every weight of it moved off its start."""
-    torch.manual_seed(0)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn_like(parameter))
-    model.save_pretrained(str(directory), save_embedding_layers=False)
-    return directory
-
-
-def lora(**settings: Any) -> LoraConfig:
-    return LoraConfig(r=4, task_type="CAUSAL_LM", **{"target_modules": ["q_proj", "v_proj"], **settings})
-
-
 def rewritten(adapter: Path, directory: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Path:
     shutil.copytree(adapter, directory)
     save_file(change(load_file(adapter / WEIGHTS)), directory / WEIGHTS)
     return directory
-
-
-async def no_engine(model: str, options: EngineOptions, adapters: Adapters | None) -> Engine:
-    raise AssertionError("an engine was started")
-
-
-def evaluated(model: Path, **flags: Any) -> None:
-    """`treeopo eval` of `model`, up to where an engine would start."""
-    given = {"model": str(model), "problems": ("staged-arithmetic:easy:test",), "limit": 2, **flags}
-    evaluate(load_config(EvalConfig, file=None, flags=given), lambda notice: None, lambda done, all_: None, no_engine)
-
-
-def load(base: Path | str, adapter: Path | None = None, lora: LoraSettings | None = None) -> LoraPolicy:
-    return LoraPolicy.load(
-        str(base), lora or LoraSettings(rank=4), dtype=torch.float32, device=torch.device("cpu"), adapter=adapter
-    )
 
 
 # huggingface/peft#1452, hiyouga/LLaMA-Factory#2793
@@ -179,11 +127,11 @@ def test_an_adapter_of_another_model_is_refused_before_an_engine_starts(
 def test_layers_are_counted(tmp_path: Path, trained: int, named: int, complaint: str) -> None:
     adapter = adapter_of(random_qwen2(tmp_path / "deep", layers=trained), tmp_path / "adapter", lora())
     with pytest.raises(ModelError, match=complaint):
-        check_adapter(str(random_qwen2(tmp_path / "shallow", layers=named)), adapter)
+        check_servable(str(random_qwen2(tmp_path / "shallow", layers=named)), adapter)
 
 
 def test_an_adapter_that_fits_is_let_through(student: Path, tmp_path: Path) -> None:
-    check_adapter(str(student), adapter_of(student, tmp_path / "adapter", lora()))
+    check_servable(str(student), adapter_of(student, tmp_path / "adapter", lora()))
     with pytest.raises(AssertionError, match="an engine was started"):
         evaluated(tmp_path / "adapter")
 

@@ -24,7 +24,7 @@ from treeopo.problems.graders import open_grader
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.spec import load_problem_set
 from treeopo.run.directory import RunDirectory
-from treeopo.run.models import BASE, ModelRef, adapters, check_fit, embedded, resolve, serve
+from treeopo.run.models import BASE, ModelRef, adapters, check_servable, embedded, resolve, serve
 from treeopo.run.questions import make_questions
 
 OnCompletion = Callable[[str, str, Graded], None]
@@ -49,7 +49,7 @@ def evaluate(
         load_problem_set(spec, config.limit, config.grading.grader, "test") for spec in dict.fromkeys(config.problems)
     ]
     models = _models(config)
-    check_fit(models, config.engine.trust_remote_code)
+    check_servable(models, config.engine)
     settings = config.model_dump(
         mode="json", exclude={"output": True, "engine": True, "grading": {"workers", "memory_mib"}}
     )

@@ -196,7 +196,7 @@ def _tenths(steps: int, notify: Notify) -> Callable[[int, Metrics], None]:
 
 def _merged_once(run: RunDirectory, directory: Path) -> Path:
     if not directory.exists():
-        export_merged(run, directory)
+        export_merged(run.path, directory)
     return directory
 
 
