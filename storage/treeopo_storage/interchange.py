@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -15,6 +15,7 @@ from treeopo_storage.errors import (
     StoreExistsError,
     TreeDataError,
 )
+from treeopo_storage.joint import TreeTokenizer
 from treeopo_storage.protocol import TreeStore, TreeWriter
 from treeopo_storage.schema import Action, ProblemTree, StoreMeta
 from treeopo_storage.streaming import problem_blocks
@@ -94,15 +95,15 @@ def export_parquet(store: TreeStore, path: Path) -> int:
 def trees_from_traces(
     path: Path,
     separator: str,
-    encode: Callable[[str], Sequence[int]],
+    tokenize: TreeTokenizer,
     *,
     end_of_text: Sequence[int] = (),
 ) -> list[ProblemTree]:
     """Trees of the traces in a JSON Lines file (`traces.Trace`; docs/store.md), all of them in memory.
 
     Traces of one problem (same id, or same question where there is none) share the nodes of the steps they begin with;
-    a node's visits are the traces through it, its value sum their rewards. `encode` must add no special tokens;
-    `separator` ends each step but a trace's last, which `end_of_text` ends.
+    a node's visits are the traces through it, its value sum their rewards. `separator` ends each step but a trace's
+    last, which `end_of_text` ends. A trace is tokenised as a whole (`treeopo_storage.joint`).
 
     Raises `TreeDataError` naming the line, `EmptyStoreError` without traces, `StoreAccessError` if unreadable.
     """
@@ -112,7 +113,7 @@ def trees_from_traces(
             continue
         with _at(f"{path} line {number}"):
             trace = parse_trace(line)
-            builders.setdefault(trace.id, TreeBuilder(trace, separator, encode, end_of_text)).add(trace)
+            builders.setdefault(trace.id, TreeBuilder(trace, separator, tokenize, end_of_text)).add(trace)
     if not builders:
         raise EmptyStoreError(f"{path} holds no traces")
     return [builder.build() for builder in builders.values()]
