@@ -75,13 +75,14 @@ def import_(
     from treeopo_storage import IMPORTED, StoreMeta, create_store, open_writer
     from treeopo_storage.formats import read_traces, recorded
     from treeopo_storage.interchange import trees_from_traces
+    from treeopo_storage.joint import changed_prefixes
 
     from treeopo.engines.tokenizer import ModelTokenizer
 
     words = ModelTokenizer(tokenizer)
     ends = separator.replace("\\n", "\n")
     found = recorded(read_traces(traces))
-    trees = trees_from_traces(found, ends, words.encode, end_of_text=[words.eos_token_id])
+    trees = trees_from_traces(found, ends, words, end_of_text=[words.eos_token_id])
     meta = StoreMeta(
         words.fingerprint,
         teacher=IMPORTED,
@@ -92,7 +93,9 @@ def import_(
     create_store(output, meta)
     with open_writer(output) as writer:
         writer.append(trees)
-    typer.echo(f"{len(trees)} problems imported into {output}")
+    changed = sum(changed_prefixes(tree, words) for tree in trees)
+    told = f"; {changed} prefixes do not decode to their text" if changed else ""
+    typer.echo(f"{len(trees)} problems imported into {output}{told}")
 
 
 @app.command()
@@ -113,7 +116,7 @@ def merge(
 
 @app.command()
 def retokenize(store: StorePath, output: OutputStore, tokenizer: TokenizerName) -> None:
-    """Make a store for a student with another tokenizer: every step's text encoded anew, on its own."""
+    """Make a store for a student with another tokenizer: every solution encoded anew."""
     from treeopo_storage import create_store, open_store, open_writer
     from treeopo_storage.retokenize import retokenize, retokenized_meta
 
@@ -122,5 +125,5 @@ def retokenize(store: StorePath, output: OutputStore, tokenizer: TokenizerName) 
     words, source = ModelTokenizer(tokenizer), open_store(store)
     create_store(output, retokenized_meta(source.meta, words.fingerprint, words.vocabulary_size))
     with open_writer(output) as writer:
-        done = retokenize(source, writer, words.encode, lambda ids: words.decode(list(ids)))
-    typer.echo(f"{done.prefixes} prefixes re-tokenised into {output}; {done.changed} no longer decode to their text")
+        done = retokenize(source, writer, words, words.eos_token_id)
+    typer.echo(f"{output}: {done}")

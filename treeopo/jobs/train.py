@@ -242,6 +242,6 @@ def retokenized_copy(store: TreeStore, path: Path, tokenizer: ModelTokenizer, no
         rmtree(path, ignore_errors=True)
         create_store(path, retokenized_meta(store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size))
         with open_writer(path) as writer:
-            done = retokenize(store, writer, tokenizer.encode, lambda ids: tokenizer.decode(list(ids)))
-        notify(f"{done.prefixes} prefixes re-tokenised, {done.changed} no longer decode to their text")
+            done = retokenize(store, writer, tokenizer, tokenizer.eos_token_id)
+        notify(str(done))
     return open_store(path)
