@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
+from typing import TYPE_CHECKING
 
 from treeopo_storage import IMPORTED, TreeStore, create_store, open_store, open_writer
 from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
@@ -35,6 +36,9 @@ from treeopo.run.models import embedded
 from treeopo.run.questions import make_questions
 from treeopo.run.start import Inputs, run_training
 from treeopo.trackers import check_trackers, read_metrics
+
+if TYPE_CHECKING:
+    from treeopo.learner.distributed import Team
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +80,32 @@ def train(run: RunDirectory, notify: Notify, on_step: OnStep, start_engine: Star
     SIGINT and SIGTERM end the run after the step under way, with a checkpoint. A complete run is only summed up.
 
     Raises:
-        InputError: student, store or settings cannot be used.
+        InputError: student, store or settings cannot be used, or another process trains the run.
         EngineError: the student's engine failed; the run continues from its newest checkpoint when called again.
         DivergedError: losses were not finite several steps in a row; policy and batch of the last one are kept.
     """
     from treeopo.learner.distributed import Team
 
+    run.refuse_another()
     config, team = run.config, Team.from_environment()
     require(
         run.is_complete or team.size > 1 or not config.learner.fsdp,
         "learner.fsdp cuts the base over several processes, and this is one; start it by torchrun --nproc-per-node N",
     )
-    if not run.is_complete:
-        check_trackers(config.trackers)
-    inputs = _inputs(run, notify)
-    run.begin()
     if run.is_complete:
         team.dismiss()
-        return _summary(run, inputs)
-    if inputs.teacher is not None and find_method(config.method).teacher_by is not None:
-        require(team.size == 1, f"method {config.method} tunes its teacher in one process; start it without torchrun")
+        return _summary(run, _inputs(run, notify))
+    check_trackers(config.trackers)
+    with run.owned():
+        return _train(run, notify, on_step, start_engine, team)
+
+
+def _train(run: RunDirectory, notify: Notify, on_step: OnStep, start_engine: StartEngine, team: "Team") -> TrainSummary:
+    """`train`, of a run that is not complete and is held against other processes."""
+    inputs, method = _inputs(run, notify), find_method(run.config.method)
+    run.begin()
+    if inputs.teacher is not None and method.teacher_by is not None:
+        require(team.size == 1, f"method {method.name} tunes its teacher in one process; start it without torchrun")
         first_stage = _first_stage(run, inputs.teacher)
         summary = train(first_stage, notify, _tenths(first_stage.config.steps, notify), start_engine)
         if not summary.complete:

