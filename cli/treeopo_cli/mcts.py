@@ -21,7 +21,11 @@ from treeopo_cli.options import (
 
 app = typer.Typer(no_args_is_help=True)
 
-Output = Annotated[Path, typer.Option("-o", "--output", help="The tree store to write or go on with."), Sets("output")]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="The tree store to write or go on with.", show_default="trees.zarr"),
+    Sets("output"),
+]
 Teacher = Annotated[
     str | None, typer.Option(help="Hub name or directory.", show_default="the embedded teacher"), Sets("teacher")
 ]
@@ -49,7 +53,7 @@ def mcts() -> None:
 @app.command()
 def build(
     context: typer.Context,
-    output: Output = Path("trees.zarr"),
+    output: Output = None,
     teacher: Teacher = None,
     problems: Problems = None,
     rollouts: Rollouts = None,
@@ -82,4 +86,4 @@ def build(
     except KeyboardInterrupt:
         render.console.print("stopped; finished problems are kept, and the same command goes on after them")
         raise typer.Exit(130) from None
-    render.store_report(output, report)
+    render.store_report(resolved.output, report)

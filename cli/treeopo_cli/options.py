@@ -93,6 +93,17 @@ def given_settings(command: Callable[..., None], context: typer.Context) -> dict
     return found | settings(context.params.get("set_"))
 
 
+def flag_names(command: Callable[..., None], context: typer.Context) -> dict[str, str]:
+    """How a person gives each setting, by dotted name, that an option or argument of `command` gives."""
+    shown = {parameter.name: parameter for parameter in context.command.params}
+    return {
+        extra.name: max(shown[name].opts, key=len) if shown[name].param_type_name == "option" else name.upper()
+        for name, hint in get_type_hints(command, include_extras=True).items()
+        for extra in getattr(hint, "__metadata__", ())
+        if isinstance(extra, Sets)
+    }
+
+
 def settings(pairs: list[str] | None) -> dict[str, Any]:
     """`name=value` pairs, each value read as TOML where it is TOML and as text where it is not.
 

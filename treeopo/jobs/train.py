@@ -8,6 +8,7 @@ torchrun starts this job in several processes: the first one trains, the others 
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
@@ -34,6 +35,7 @@ from treeopo.run.directory import RunDirectory
 from treeopo.run.loop import HeldOut, OnStep
 from treeopo.run.models import embedded
 from treeopo.run.questions import make_questions
+from treeopo.run.resume import length_notice
 from treeopo.run.start import Inputs, run_training
 from treeopo.trackers import check_trackers, read_metrics
 
@@ -94,15 +96,27 @@ def train(run: RunDirectory, notify: Notify, on_step: OnStep, start_engine: Star
     )
     if run.is_complete:
         team.dismiss()
-        return _summary(run, _inputs(run, notify))
+        return _sum_up(run, notify)
     check_trackers(config.trackers)
     with run.owned():
         return _train(run, notify, on_step, start_engine, team)
 
 
+def _sum_up(run: RunDirectory, notify: Notify) -> TrainSummary:
+    """How a complete run stands; what was changed of its settings is recorded."""
+    notify(f"{run.path} is complete; it goes on if --steps is more than {run.config.steps}")
+    with run.owned() if run.changes else nullcontext():
+        inputs = _inputs(run, notify)
+        if run.changes:
+            run.begin()
+        return _summary(run, inputs)
+
+
 def _train(run: RunDirectory, notify: Notify, on_step: OnStep, start_engine: StartEngine, team: "Team") -> TrainSummary:
     """`train`, of a run that is not complete and is held against other processes."""
     inputs, method = _inputs(run, notify), find_method(run.config.method)
+    if notice := length_notice(run):
+        notify(notice)
     run.begin()
     if inputs.teacher is not None and method.teacher_by is not None:
         require(team.size == 1, f"method {method.name} tunes its teacher in one process; start it without torchrun")
