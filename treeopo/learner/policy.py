@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -175,8 +175,10 @@ def _check_adapted(model: PeftModel, name: str) -> None:
             raise ModelError(f"the adapter on {path} of {name!r} is more than LoRA's A and B, and cannot be published")
 
 
-def load_base(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+def load_base(name: str, dtype: torch.dtype | Literal["auto"], trust_remote_code: bool = False) -> Any:
     """A causal language model from a hub name or directory; code that it brings is run only if that is asked for.
+
+    dtype: auto, what its configuration or its files say.
 
     Raises:
         ModelError: it cannot be loaded, or scales or caps its logits (the learner computes them from the head alone).
