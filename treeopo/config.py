@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from treeopo_storage.errors import StoreAccessError, StoreError
+from treeopo_storage.text_files import read_text
 
 from treeopo.advantage.settings import AdvantageSettings
 from treeopo.engines.server_settings import base_url
@@ -354,10 +356,12 @@ def load_config(kind: type[_Config], *, file: Path | None, flags: Mapping[str, A
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give an existing TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_text(file))
+    except StoreAccessError as error:
+        raise ConfigError(f"{error}; give an existing TOML file") from None
+    except StoreError as error:
+        raise ConfigError(str(error)) from None
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: not valid TOML ({error})") from None
 
 

@@ -64,25 +64,28 @@ def export(
 @app.command(name="import")
 def import_(
     traces: Annotated[
-        Path, typer.Argument(help="JSON Lines: question, answer, steps, reward; id and prompt if wanted.")
+        list[str],
+        typer.Argument(help="Files, directories or patterns. A row has question, answer, steps, reward[, id, prompt]."),
     ],
     output: OutputStore,
     tokenizer: TokenizerName,
     separator: Annotated[str, typer.Option(help="Ends every step but the last; \\n stands for a new line.")] = "\\n\\n",
 ) -> None:
-    """Build a store from finished traces made elsewhere, one JSON object a line."""
+    """Build a store from finished traces made elsewhere: JSON Lines, a JSON array or Parquet."""
     from treeopo_storage import IMPORTED, StoreMeta, create_store, open_writer
+    from treeopo_storage.formats import read_traces, recorded
     from treeopo_storage.interchange import trees_from_traces
 
     from treeopo.engines.tokenizer import ModelTokenizer
 
     words = ModelTokenizer(tokenizer)
     ends = separator.replace("\\n", "\n")
-    trees = trees_from_traces(traces, ends, words.encode, end_of_text=[words.eos_token_id])
+    found = recorded(read_traces(traces))
+    trees = trees_from_traces(found, ends, words.encode, end_of_text=[words.eos_token_id])
     meta = StoreMeta(
         words.fingerprint,
         teacher=IMPORTED,
-        search={"traces": traces.name},
+        search={"traces": ", ".join(Path(name).name for name in traces)},
         separator=ends,
         vocabulary_size=words.vocabulary_size,
     )

@@ -1,10 +1,7 @@
 """Trees from traces: finished solutions of a problem, laid over one another where their steps agree."""
 
-import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,50 +11,14 @@ from treeopo_storage.schema import NO_PARENT, Action, ProblemTree
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One solution of a problem: its steps in order and its reward."""
+    """One solution of a problem: its steps in order and its reward, None where it is not known yet."""
 
     id: str
     question: str
     answer: str
     prompt: str
     steps: tuple[str, ...]
-    reward: float
-
-
-def parse_trace(line: str) -> Trace:
-    """A trace from a JSON object with question, answer, steps, reward and, if wanted, id and prompt.
-
-    `id` defaults to the question, `prompt` (what the model is given) to the question too.
-    """
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise TreeDataError(f"not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise TreeDataError("must be a JSON object")
-    steps = _field(record, "steps", list)
-    if not steps or not all(isinstance(step, str) and step for step in steps):
-        raise TreeDataError("'steps' must be a list of texts, at least one, none empty")
-    reward = float(_field(record, "reward", (int, float)))
-    if not math.isfinite(reward):
-        raise TreeDataError("'reward' must be finite")
-    question = _field(record, "question", str)
-    return Trace(
-        id=_field({"id": question, **record}, "id", str),
-        question=question,
-        answer=_field(record, "answer", str),
-        prompt=_field({"prompt": question, **record}, "prompt", str),
-        steps=tuple(steps),
-        reward=reward,
-    )
-
-
-def _field(record: dict[str, Any], name: str, kind: type | tuple[type, ...]) -> Any:
-    if name not in record:
-        raise TreeDataError(f"{name!r} is missing")
-    if not isinstance(record[name], kind):
-        raise TreeDataError(f"{name!r} is {json.dumps(record[name])[:40]}, which is not of the right type")
-    return record[name]
+    reward: float | None
 
 
 class TreeBuilder:
@@ -70,24 +31,33 @@ class TreeBuilder:
         self._texts = [trace.prompt]
         self._parent, self._visits, self._value_sum = [NO_PARENT], [0], [0.0]
         self._reward = [float("nan")]
+        self._where: dict[int, str] = {}  # of each terminal node, and of the problem (node 0)
         # A step that ends a trace is another node than the same step where the text goes on: terminals are leaves.
         self._children: dict[tuple[int, str, bool], int] = {}
 
-    def add(self, trace: Trace) -> None:
-        """Raises `TreeDataError` if the trace contradicts an earlier one."""
+    def add(self, trace: Trace, where: str) -> None:
+        """Add a trace with a reward; `where` names it in a complaint.
+
+        Raises:
+            TreeDataError: it contradicts an earlier one; both are named.
+        """
+        assert trace.reward is not None
+        first = self._where.setdefault(0, where)
         for name in ("question", "answer", "prompt"):
             if getattr(trace, name) != getattr(self._first, name):
-                raise TreeDataError(f"problem {trace.id!r} had another {name} on an earlier line")
+                raise TreeDataError(
+                    f"{where}: problem {trace.id!r} has another {name} here than at {first}; give one another id"
+                )
         path = [0]
         for i, step in enumerate(trace.steps):
             last = i == len(trace.steps) - 1
             text = step if last or step.endswith(self._separator) else step + self._separator
-            path.append(self._child(path[-1], text, trace.reward if last else None))
+            path.append(self._child(path[-1], text, trace.reward if last else None, where))
         for node in path:
             self._visits[node] += 1
             self._value_sum[node] += trace.reward
 
-    def _child(self, parent: int, text: str, reward: float | None) -> int:
+    def _child(self, parent: int, text: str, reward: float | None, where: str) -> int:
         """The node of a step, made if new; `reward` where the step ends its trace."""
         node = self._children.setdefault((parent, text, reward is not None), len(self._texts))
         if node == len(self._texts):
@@ -96,8 +66,12 @@ class TreeBuilder:
             self._visits.append(0)
             self._value_sum.append(0.0)
             self._reward.append(float("nan") if reward is None else reward)
+            self._where[node] = where
         elif reward is not None and reward != self._reward[node]:
-            raise TreeDataError(f"the same trace has reward {reward} here and {self._reward[node]} on an earlier line")
+            raise TreeDataError(
+                f"{where}: the same trace has reward {reward} here and {self._reward[node]} at {self._where[node]}; "
+                "give both their mean, or one another id"
+            )
         return node
 
     def build(self) -> ProblemTree:

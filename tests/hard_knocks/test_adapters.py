@@ -139,6 +139,7 @@ def test_an_adapter_that_fits_is_let_through(student: Path, tmp_path: Path) -> N
 def test_a_run_s_spoilt_adapter_is_neither_merged_nor_gone_on_with(run: RunDirectory, tmp_path: Path) -> None:
     for adapter in (run.adapter, run.checkpoints / "step-000002" / "adapter"):
         save_file(_wrapped(load_file(adapter / WEIGHTS)), adapter / WEIGHTS)
+    (run.checkpoints / "step-000002" / "files.json").unlink()  # as of version 0.1: by its sizes it is damaged
     code, said = command("export", run.path, "--merge", tmp_path / "merged")
     assert (code, "language_model" in said) == (2, True), said
     assert not (tmp_path / "merged").exists()

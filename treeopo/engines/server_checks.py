@@ -44,7 +44,7 @@ async def inspect_server(
         raise EngineDeadError(f"{client.url} says it is not healthy")
     served = await _served_model(client, options)
     tokenizer = ModelTokenizer(model, options.trust_remote_code)
-    prompt = tokenizer.encode(_TEXT)
+    prompt = tokenizer.begin(_TEXT)[len(tokenizer.opening) :]
     await _check_tokenizer(client, served, prompt, model)
     tempered = await _is_tempered(client, served, prompt)
     weight_format = await _choose_weight_format(client, options, adapters)

@@ -1,15 +1,23 @@
 """The tokenizer of a model directory or hub name as the `Tokenize` port."""
 
+import copy
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from treeopo.errors import ModelError
 
+_ESCAPE = "\ufdd0"
+"""Takes the meaning of a special token's name from the character after it; Unicode keeps it out of real texts."""
+
 
 class ModelTokenizer:
-    """transformers' fast tokenizer, without special tokens added on the way in or shown on the way out.
+    """transformers' fast tokenizer. Special tokens are added where a sequence begins (`begin`) and nowhere else, and
+    are not shown on the way out. The name of a special token inside a text is that token only where the text is not
+    `escape`d, as in a prompt template.
 
     Raises:
         ModelError: the tokenizer cannot be loaded, is not a fast one, or has no end-of-text token.
@@ -41,22 +49,98 @@ class ModelTokenizer:
         definition["truncation"] = definition["padding"] = None
         return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:32]
 
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = self.hf.encode(text, add_special_tokens=False)
-        return ids
+    @cached_property
+    def opening(self) -> list[int]:
+        """What the tokenizer itself puts before a text (a beginning-of-text token); nothing where it adds nothing."""
+        added, bare = self.hf.encode("a"), self.hf.encode("a", add_special_tokens=False)
+        before = (n for n in range(len(added) - len(bare) + 1) if added[n : n + len(bare)] == bare)
+        return list(added[: next(before, 0)])
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The messages under the tokenizer's chat template, up to where the assistant's next one begins.
+    def begin(self, text: str) -> list[int]:
+        """Token ids of a text that begins a sequence: `opening`, once, and the text's own.
 
         Raises:
-            ModelError: it has no chat template, or one that refuses these messages.
+            ModelError: the name of a special token was to be text, and the tokenizer cannot keep it so.
         """
+        ids = self._escaped(text)
+        opening = self.opening
+        return ids if ids[: len(opening)] == opening else opening + ids
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text that goes on after another: no special token, whatever the text names.
+
+        Raises:
+            ModelError: as `begin`.
+        """
+        return self._encode(text, special=False)
+
+    def escape(self, text: str) -> str:
+        """`text` so that `begin` takes the names of special tokens in it for ordinary characters."""
+        taken = re.compile(f"{_ESCAPE}|{self._special.pattern}")
+        return taken.sub(lambda found: "".join(_ESCAPE + character for character in found[0]), text)
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The messages under the tokenizer's chat template, up to where the assistant's next one begins. The special
+        tokens are the template's; those that a message names are text.
+
+        Raises:
+            ModelError: it has no chat template, or one that refuses these messages; or as `begin`.
+        """
+        if not any(self._special.search(message["content"]) for message in messages):
+            ids: list[int] = self._render(messages, tokenize=True, return_dict=False)
+            return ids
+        escaped = [{**message, "content": self.escape(message["content"])} for message in messages]
+        return self._escaped(self._render(escaped, tokenize=False))
+
+    def _render(self, messages: Sequence[Mapping[str, str]], **options: bool) -> Any:
         from jinja2 import TemplateError
 
         try:
-            ids: list[int] = self.hf.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+            return self.hf.apply_chat_template(list(messages), add_generation_prompt=True, **options)
         except (ValueError, TemplateError) as error:
             raise ModelError(f"chat prompts: {str(error).splitlines()[0]}; use prompt.style plain") from None
+
+    @cached_property
+    def _special_ids(self) -> dict[str, int]:
+        added = self.hf.added_tokens_decoder.items()
+        return {str(token): int(number) for number, token in added if token.special and str(token)}
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        """Finds the names of special tokens, the longest first, as a tokenizer does."""
+        names = sorted(self._special_ids, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, names)) or r"(?!)")
+
+    @cached_property
+    def _backend(self) -> Any:
+        """The Rust library's tokenizer, which adds nothing and shortens nothing."""
+        backend = copy.deepcopy(self.hf.backend_tokenizer)
+        backend.post_processor = None
+        backend.no_truncation()
+        backend.no_padding()
+        return backend
+
+    def _escaped(self, text: str) -> list[int]:
+        """Token ids of a text in which special tokens are named, and some names are escaped."""
+        if _ESCAPE not in text:
+            return self._encode(text, special=True)
+        ids: list[int] = []
+        plain = ""
+        for part in re.split(f"({_ESCAPE}.|{self._special.pattern})", text, flags=re.DOTALL):
+            if part in self._special_ids:
+                ids += [*self._encode(plain, special=False), self._special_ids[part]]
+                plain = ""
+            else:
+                plain += part.removeprefix(_ESCAPE)
+        return ids + self._encode(plain, special=False)
+
+    def _encode(self, text: str, *, special: bool) -> list[int]:
+        """Token ids of `text`, in which the names of special tokens are these tokens, or characters like any others."""
+        self._backend.encode_special_tokens = not special
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        for name in () if special else set(self._special.findall(text)):
+            if self._special_ids[name] in ids and self._special_ids[name] != self.hf.unk_token_id:
+                raise ModelError(f"{name!r} in a text is a special token that this tokenizer cannot keep as text")
         return ids
 
     def decode(self, token_ids: list[int]) -> str:

@@ -6,6 +6,7 @@ DIR/scores.json          written last
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from pydantic import TypeAdapter
+from treeopo_storage.errors import FileFormatError
+from treeopo_storage.text_files import json_line, whole_lines
 
 from treeopo.errors import RunError
 from treeopo.evaluation.accuracy import Graded
@@ -41,10 +44,12 @@ class Answers:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._check(directory / "evaluation.json", json.dumps(settings, indent=2, sort_keys=True) + "\n")
-            lines = self._read(directory / "completions.jsonl")
-            self._file = (directory / "completions.jsonl").open("w", encoding="utf-8")
-            self._file.writelines(lines)
-            self._file.flush()
+            path = directory / "completions.jsonl"
+            lines = self._read(path)
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            os.replace(partial, path)
+            self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise RunError(f"{directory}: cannot be written ({error.strerror}); choose another --output") from None
 
@@ -68,7 +73,7 @@ class Answers:
     def add(self, problems: str, model: str, graded: Graded) -> None:
         if self._file:
             row = {"problems": problems, "model": model, **asdict(graded)}
-            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._file.write(json_line(row))
             self._file.flush()
 
     def finish(self, evaluations: tuple[Evaluation, ...]) -> None:
@@ -81,14 +86,25 @@ class Answers:
         path.write_text(settings, encoding="utf-8")
 
     def _read(self, path: Path) -> list[str]:
-        """The whole lines of a stopped evaluation; one torn by a crash is dropped."""
-        if not path.exists():
-            return []
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-        for line in lines:
-            row = json.loads(line)
-            graded = _GRADED.validate_python({key: row[key] for key in row.keys() - {"problems", "model"}})
-            self._done.setdefault((row["problems"], row["model"]), {})[graded.problem_id, graded.sample] = graded
+        """The whole lines of a stopped evaluation; one torn by a crash is dropped.
+
+        Raises:
+            RunError: a line is damaged; it is named.
+        """
+        try:
+            lines = whole_lines(path)
+        except FileFormatError as error:
+            raise RunError(f"{error}; or remove that line, and its completion is made again") from None
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                graded = _GRADED.validate_python({key: row[key] for key in row.keys() - {"problems", "model"}})
+                of = row["problems"], row["model"]
+            except (ValueError, AttributeError, KeyError):
+                raise RunError(
+                    f"{path}:{number} is no completion; remove that line, and its completion is made again"
+                ) from None
+            self._done.setdefault(of, {})[graded.problem_id, graded.sample] = graded
         return lines
 
 
