@@ -31,7 +31,10 @@ def merged_model(name: str, adapter: Path, trust_remote_code: bool = False) -> A
     dtypes = weight_dtypes(name)
     base = load_base(name, _holding(set(dtypes.values())) if dtypes else "auto", trust_remote_code)
     if getattr(base.config, "quantization_config", None):
-        raise ModelError(f"{adapter}: its base {name!r} is quantised, and nothing can be merged into that")
+        raise ModelError(
+            f"{adapter}: its base {name!r} is quantised, and nothing can be merged into that; "
+            "give the model before that by --base"
+        )
     commonest = Counter(dtypes.values()).most_common(1)[0][0] if dtypes else base.dtype
     with catch_warnings():
         simplefilter("ignore")  # of PEFT, about tied weights, which are looked after here

@@ -73,6 +73,8 @@ class LoraPolicy:
             except ValueError as error:
                 raise ModelError(f"LoRA cannot be applied to {name!r}: {error}") from None
         _check_adapted(model, name)
+        # As it will be named in what is saved: a directory by its whole path, to be found from anywhere.
+        model.peft_config["default"].base_model_name_or_path = os.path.abspath(name) if os.path.isdir(name) else name
         if sharded:
             shard_layers(model, device)
         return cls(model.to(device))
