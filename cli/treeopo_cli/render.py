@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from treeopo.evaluation.comparison import Evaluation
     from treeopo.evaluation.intervals import Interval
+    from treeopo.inspect.tokens import CanonicalPrefixes
     from treeopo.jobs.demo import Demo
     from treeopo.jobs.train import TrainSummary
     from treeopo.methods import Method
@@ -284,8 +285,12 @@ def _signed(interval: "Interval") -> str:
     return f"{interval.estimate:+.3f} (95% {interval.low:+.3f} to {interval.high:+.3f})"
 
 
-def store_overview(path: "Path", meta: "StoreMeta", report: "TreeReport") -> None:
+def store_overview(
+    path: "Path", meta: "StoreMeta", report: "TreeReport", canonical: "CanonicalPrefixes | None"
+) -> None:
     store_report(path, report)
+    if canonical is not None:
+        say("{}", canonical.told)
     say("teacher: {}", meta.teacher)
     say("settings: {}", dict(meta.search))
     say("next: treeopo inspect-tree {} --problem 0", quote(str(path)))

@@ -61,7 +61,7 @@ def test_an_exported_model_s_name_is_shown_as_typed(
     screen: io.StringIO, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("treeopo.jobs.export.export_merged", lambda *arguments: None)
-    export.export(Path("run"), Path(name))
+    export.export(Path("run"), Path(name), None)
     assert screen.getvalue().splitlines() == [f"merged model: {name}", f"next: treeopo eval {shell(name)}"]
 
 
