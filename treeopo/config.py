@@ -10,8 +10,18 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from treeopo_storage.errors import StoreAccessError, StoreError
+from treeopo_storage.places import Place, parse_place
 from treeopo_storage.text_files import read_text
 
 from treeopo.advantage.settings import AdvantageSettings
@@ -71,6 +81,13 @@ def _known_keys(kind: type) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _place(value: Any) -> Any:
+    return parse_place(value) if isinstance(value, str | Path) else value
+
+
+StorePlace = Annotated[Place, BeforeValidator(_place), WithJsonSchema({"type": "string", "format": "path or URL"})]
+"""Where a tree store is. pathlib would make a local, relative path of a URL."""
+
 Engine = Annotated[EngineOptions, _known_keys(EngineOptions)]
 Prompt = Annotated[PromptSettings, _known_keys(PromptSettings)]
 Grading = Annotated[GradingSettings, _known_keys(GradingSettings)]
@@ -79,7 +96,7 @@ Grading = Annotated[GradingSettings, _known_keys(GradingSettings)]
 class TrainConfig(Section):
     """`treeopo train`."""
 
-    store: Path | None = None
+    store: StorePlace | None = None
     """The tree store to learn from; none: trees.zarr, or none where solutions.problems is given."""
 
     output: Path = Path("runs/latest")
@@ -250,7 +267,7 @@ class TrainConfig(Section):
 class BuildConfig(Section):
     """`treeopo mcts build`."""
 
-    output: Path = Path("trees.zarr")
+    output: StorePlace = Path("trees.zarr")
     """The tree store to write, or to go on with."""
 
     teacher: str | None = None

@@ -1,6 +1,5 @@
 """`treeopo mcts build`: search problems with a teacher and keep every prefix."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,13 +16,20 @@ from treeopo_cli.options import (
     Sets,
     Shots,
     TrustRemoteCode,
+    lasting,
 )
 
 app = typer.Typer(no_args_is_help=True)
 
 Output = Annotated[
-    Path | None,
-    typer.Option("-o", "--output", help="The tree store to write or go on with.", show_default="trees.zarr"),
+    str | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="STORE",
+        help="Path or URL of the tree store to write or go on with.",
+        show_default="trees.zarr",
+    ),
     Sets("output"),
 ]
 Teacher = Annotated[
@@ -80,6 +86,7 @@ def build(
     from treeopo_cli.options import given_settings
 
     resolved = load_config(BuildConfig, file=config, flags=given_settings(build, context))
+    lasting(resolved.output)
     try:
         with render.BuildBar() as bar:
             report = build_store(resolved, bar.notify, bar.advance)

@@ -78,6 +78,20 @@ Set = Annotated[
 ]
 
 
+def lasting(store: Path | str) -> None:
+    """Find out whether a new store outlives the command.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    from treeopo.errors import ConfigError
+
+    if str(store).startswith("memory://"):
+        raise ConfigError(
+            f"{store}: goes with the process that writes it; give a path, or the URL of a place that lasts"
+        )
+
+
 def given_settings(command: Callable[..., None], context: typer.Context) -> dict[str, Any]:
     """The settings, by dotted name, that were given to `command`: by options of their own, and by `--set`.
 

@@ -8,7 +8,9 @@ import typer
 from treeopo_cli.options import ConfigFile, Engine, Grader, Seed, Set, Sets, TrustRemoteCode
 
 Store = Annotated[
-    Path | None, typer.Argument(help="The tree store to train on.", show_default="trees.zarr"), Sets("store")
+    str | None,
+    typer.Argument(metavar="STORE", help="Path or URL of the tree store to train on.", show_default="trees.zarr"),
+    Sets("store"),
 ]
 Output = Annotated[
     Path | None,

@@ -14,7 +14,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING
 
-from treeopo_storage import IMPORTED, TreeStore, create_store, open_store, open_writer
+from treeopo_storage import IMPORTED, TreeStore, new_store, open_store
 from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
 
 from treeopo.config import TrainConfig
@@ -265,8 +265,8 @@ def retokenized_copy(store: TreeStore, path: Path, tokenizer: ModelTokenizer, no
     """A copy of `store` at `path` under the student's tokenizer, made anew unless an earlier start finished it."""
     if not path.exists() or open_store(path).problem_count < store.problem_count:
         rmtree(path, ignore_errors=True)
-        create_store(path, retokenized_meta(store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size))
-        with open_writer(path) as writer:
+        meta = retokenized_meta(store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size)
+        with new_store(path, meta) as writer:
             done = retokenize(store, writer, tokenizer, tokenizer.eos_token_id)
         notify(str(done))
     return open_store(path)
