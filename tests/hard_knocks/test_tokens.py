@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import Unigram, WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import LlamaConfig
 from treeopo_cli.main import app as commands
 from treeopo_storage import (
     Action,
@@ -29,9 +30,10 @@ from treeopo_storage import (
     open_writer,
 )
 from treeopo_storage.conformance import random_tree
-from treeopo_storage.interchange import trees_from_traces
+from treeopo_storage.interchange import merged_meta, trees_from_traces
 from treeopo_storage.joint import encode_tree
 from treeopo_storage.retokenize import Retokenized, retokenize
+from treeopo_storage.verify import verify_store
 from typer.testing import CliRunner
 
 from tests.hard_knocks.odd_tokenizers import BOS, CHAT, EOS, byte_level, llama2, metaspace, saved
@@ -40,7 +42,7 @@ from treeopo.engines.scripted import Pieces, ScriptedEngine
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import InputError, ModelError
-from treeopo.inspect.tokens import canonical_prefixes, missing_opening
+from treeopo.inspect.tokens import canonical_prefixes, check_ids, missing_opening
 from treeopo.jobs.build import build_store
 from treeopo.jobs.train import train
 from treeopo.problems.problem_set import ProblemSet
@@ -58,14 +60,16 @@ def talk(prompt: str, rng: random.Random, version: int) -> Pieces:
     return [(f"{rng.randrange(9)}\n\n", -1.0), ("#### 9", -1.0)]
 
 
-def build(tmp_path: Path, tokenizer: ModelTokenizer, **settings: object) -> Path:
+def build(
+    tmp_path: Path, tokenizer: ModelTokenizer, engine: type[ScriptedEngine] = ScriptedEngine, **settings: object
+) -> Path:
     """`treeopo mcts build` of `PROBLEM` by a scripted teacher; the store's path."""
     (tmp_path / "p.jsonl").write_text(json.dumps({"question": PROBLEM.question, "answer": "It is 9.\n#### 9"}) + "\n")
     teacher, output = tokenizer.hf.name_or_path, tmp_path / "t.zarr"
     values = {"problems": str(tmp_path / "p.jsonl"), "teacher": teacher, "output": output}
 
     async def start(model: str, options: EngineOptions, adapters: Adapters | None) -> ScriptedEngine:
-        return ScriptedEngine(talk, tokenizer)
+        return engine(talk, tokenizer)
 
     config = BuildConfig.model_validate(values | {"search": {"rollouts": 4}} | settings)
     build_store(config, lambda notice: None, lambda *progress: None, start)
@@ -395,3 +399,61 @@ def test_a_run_begins_by_telling_the_share(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         train(RunDirectory.create(config), notices.append, lambda step, metrics: None)
     assert notices[0].startswith("warning: prefixes with the tokens that the tokenizer gives for their text: 1 of 3 ")
+
+
+class Padding(ScriptedEngine):
+    """Samples a row of the head that no token of the tokenizer belongs to, after each piece."""
+
+    def _lay_out(self, pieces: Pieces) -> tuple[list[int], list[float]]:
+        token_ids, logprobs = super()._lay_out(pieces)
+        return [*token_ids, ROWS - 1], [*logprobs, -5.0]
+
+
+ROWS = 258 + 64
+
+
+def padded(path: Path) -> ModelTokenizer:
+    """A tokenizer of 258 tokens beside a model of 64 logits more."""
+    saved(path, byte_level())
+    LlamaConfig(vocab_size=ROWS).save_pretrained(path)
+    return ModelTokenizer(str(path))
+
+
+# vllm-project/vllm#13175, #22471, NVIDIA-NeMo/RL#237, volcengine/verl#1398, QwenLM/Qwen3#885
+def test_a_sampled_padding_row_is_a_token_without_text(tmp_path: Path) -> None:
+    tokenizer = padded(tmp_path / "model")
+    assert (len(tokenizer.hf), tokenizer.vocabulary_size) == (258, ROWS)
+    store = open_store(build(tmp_path, tokenizer, Padding))
+    tree = store.problem(0)
+    assert ROWS - 1 in tree.token_ids
+    assert store.meta.vocabulary_size == ROWS
+    assert all(set(text) <= set("012345678\n# ") | {"9"} for text in tree.texts[1:])
+    verify_store(tmp_path / "t.zarr")
+
+
+def test_a_build_that_such_a_row_ended_goes_on(tmp_path: Path) -> None:
+    tokenizer = padded(tmp_path / "model")
+    meta = open_store(build(tmp_path, tokenizer)).meta
+    shutil.rmtree(tmp_path / "t.zarr")
+    create_store(tmp_path / "t.zarr", replace(meta, vocabulary_size=len(tokenizer.hf)))
+    assert ROWS - 1 in open_store(build(tmp_path, tokenizer, Padding)).problem(0).token_ids
+    assert open_store(tmp_path / "t.zarr").meta == meta
+
+
+def test_a_student_with_fewer_rows_is_refused_where_it_lacks_one(tmp_path: Path) -> None:
+    tokenizer = padded(tmp_path / "model")
+    store = open_store(build(tmp_path, tokenizer, Padding))
+    check_ids(store, ROWS)
+    with pytest.raises(ModelError, match=f"the store holds token {ROWS - 1} .* and the student has 258 tokens: use"):
+        check_ids(store, 258)
+    (tmp_path / "clean").mkdir()
+    check_ids(open_store(build(tmp_path / "clean", tokenizer)), 258)  # a larger head alone is no reason
+
+
+def test_stores_of_heads_of_different_size_are_merged() -> None:
+    small, large = (
+        MemoryTreeStore(StoreMeta("tokens", "t", vocabulary_size=size)).open_store() for size in (258, ROWS)
+    )
+    unknown = MemoryTreeStore(StoreMeta("tokens", "t")).open_store()
+    assert merged_meta([small, large]).vocabulary_size == ROWS
+    assert merged_meta([small, unknown]).vocabulary_size is None

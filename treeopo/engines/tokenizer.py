@@ -32,6 +32,7 @@ class ModelTokenizer:
     def __init__(self, model: str, trust_remote_code: bool = False) -> None:
         from transformers import AutoTokenizer
 
+        self._model, self._trust_remote_code = model, trust_remote_code
         try:
             self.hf: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
@@ -44,9 +45,20 @@ class ModelTokenizer:
     def eos_token_id(self) -> int:
         return int(self.hf.eos_token_id)
 
-    @property
+    @cached_property
     def vocabulary_size(self) -> int:
-        return len(self.hf)
+        """Ids that there may be: those of the tokenizer, or as many as the model has logits if it has more.
+
+        Heads are padded (Qwen2.5: 151,936 rows for 151,665 tokens), and a padding row is sampled now and then. Nothing
+        forbids it, for the learner would have to forbid it alike: it is a token without text.
+        """
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(self._model, trust_remote_code=self._trust_remote_code)
+        except (OSError, ValueError):
+            return len(self.hf)  # there is a tokenizer alone
+        return max(len(self.hf), int(getattr(config.get_text_config(), "vocab_size", None) or 0))
 
     @property
     def fingerprint(self) -> str:

@@ -64,7 +64,7 @@ def build_store(
     if config.output.exists():
         with open_writer(config.output) as writer:  # also refuses now, not after a minute, if another process writes
             first = writer.problem_count
-            if writer.meta != meta:
+            if replace(writer.meta, vocabulary_size=meta.vocabulary_size) != meta:
                 raise RunError(f"{config.output}: built with other settings; use the same, or choose another --output")
         if warning := missing_opening(open_store(config.output), tokenizer):
             notify(warning)
@@ -114,6 +114,8 @@ async def _search(
             create_store(config.output, meta)
         async with open_grader(inputs.problem_set.grader, config.grading) as grader:
             with open_writer(config.output) as writer:
+                if meta.vocabulary_size is not None:
+                    writer.widen(meta.vocabulary_size)  # an earlier version counted the tokenizer's tokens alone
                 await build_trees(
                     inputs.problem_set.problems,
                     first,
