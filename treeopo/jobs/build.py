@@ -20,7 +20,7 @@ from treeopo.inspect.tokens import missing_opening
 from treeopo.ports import Notify
 from treeopo.problems.graders import open_grader
 from treeopo.problems.problem_set import ProblemSet
-from treeopo.problems.prompting import STOP_KEY, Prompter
+from treeopo.problems.prompting import STOP_KEY, Prompter, recorded
 from treeopo.problems.settings import GRADER_KEY
 from treeopo.problems.spec import load_problem_set
 from treeopo.run.models import embedded
@@ -57,7 +57,7 @@ def build_store(
     problem_set = load_problem_set(config.problems, config.limit, config.grading.grader)
     teacher = config.teacher or str(embedded(config.problems).teacher)
     tokenizer = ModelTokenizer(teacher, config.engine.trust_remote_code)
-    prompter = Prompter(tokenizer, config.prompt, problem_set)
+    prompter = Prompter(tokenizer, config.prompt, problem_set, notify)
     inputs = _Inputs(teacher, problem_set, tokenizer, prompter, ActionPrompts(config.search, prompter.instruct))
     meta = _meta(config, inputs)
     first = 0
@@ -82,6 +82,7 @@ def _meta(config: BuildConfig, inputs: _Inputs) -> StoreMeta:
         GRADER_KEY: inputs.problem_set.grader,
         STOP_KEY: list(inputs.prompter.stop),
     }
+    search["prompt"] = recorded(search["prompt"])
     if config.search.uses_action_prompts:
         search["action_prompts"] = dict(inputs.action_prompts.texts)
     return StoreMeta(

@@ -120,7 +120,7 @@ def _inputs(run: RunDirectory, notify: Notify) -> Inputs:
         teacher=_teacher(config, store, tokenizer),
         tokenizer=tokenizer,
         store=store,
-        data=training_data(config, store, tokenizer),
+        data=training_data(config, store, tokenizer, notify),
         grader=grader,
         held_out=_held_out(config, tokenizer),
     )
