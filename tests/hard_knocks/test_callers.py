@@ -85,8 +85,12 @@ def test_an_interrupted_cell_cancels_its_work_and_waits_until_it_has_cleaned_up(
         tasks.run(work())
 
     loop = asyncio.new_event_loop()  # not asyncio.run, whose own handler would only cancel the cell
-    with contextlib.closing(loop), pytest.raises(KeyboardInterrupt):
-        loop.run_until_complete(cell())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist has it ignored
+    try:
+        with contextlib.closing(loop), pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(cell())
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended == ["cleaned up"]
 
 

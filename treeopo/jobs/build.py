@@ -20,7 +20,7 @@ from treeopo.inspect.tokens import missing_opening
 from treeopo.ports import Notify
 from treeopo.problems.graders import open_grader
 from treeopo.problems.problem_set import ProblemSet
-from treeopo.problems.prompting import STOP_KEY, Prompter
+from treeopo.problems.prompting import STOP_KEY, Prompter, recorded
 from treeopo.problems.settings import GRADER_KEY
 from treeopo.problems.spec import load_problem_set
 from treeopo.run.models import embedded
@@ -57,14 +57,14 @@ def build_store(
     problem_set = load_problem_set(config.problems, config.limit, config.grading.grader)
     teacher = config.teacher or str(embedded(config.problems).teacher)
     tokenizer = ModelTokenizer(teacher, config.engine.trust_remote_code)
-    prompter = Prompter(tokenizer, config.prompt, problem_set)
+    prompter = Prompter(tokenizer, config.prompt, problem_set, notify)
     inputs = _Inputs(teacher, problem_set, tokenizer, prompter, ActionPrompts(config.search, prompter.instruct))
     meta = _meta(config, inputs)
     first = 0
     if config.output.exists():
         with open_writer(config.output) as writer:  # also refuses now, not after a minute, if another process writes
             first = writer.problem_count
-            if writer.meta != meta:
+            if replace(writer.meta, vocabulary_size=meta.vocabulary_size) != meta:
                 raise RunError(f"{config.output}: built with other settings; use the same, or choose another --output")
         if warning := missing_opening(open_store(config.output), tokenizer):
             notify(warning)
@@ -82,6 +82,7 @@ def _meta(config: BuildConfig, inputs: _Inputs) -> StoreMeta:
         GRADER_KEY: inputs.problem_set.grader,
         STOP_KEY: list(inputs.prompter.stop),
     }
+    search["prompt"] = recorded(search["prompt"])
     if config.search.uses_action_prompts:
         search["action_prompts"] = dict(inputs.action_prompts.texts)
     return StoreMeta(
@@ -114,6 +115,8 @@ async def _search(
             create_store(config.output, meta)
         async with open_grader(inputs.problem_set.grader, config.grading) as grader:
             with open_writer(config.output) as writer:
+                if meta.vocabulary_size is not None:
+                    writer.widen(meta.vocabulary_size)  # an earlier version counted the tokenizer's tokens alone
                 await build_trees(
                     inputs.problem_set.problems,
                     first,

@@ -21,7 +21,7 @@ from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ModelError, RunError, require
 from treeopo.evaluation.periodic import read_best
 from treeopo.evaluation.settings import PeriodicSettings
-from treeopo.inspect.tokens import canonical_prefixes, missing_opening
+from treeopo.inspect.tokens import canonical_prefixes, check_ids, missing_opening
 from treeopo.jobs.export import export_merged
 from treeopo.methods import Need, find_method
 from treeopo.ports import Notify
@@ -120,7 +120,7 @@ def _inputs(run: RunDirectory, notify: Notify) -> Inputs:
         teacher=_teacher(config, store, tokenizer),
         tokenizer=tokenizer,
         store=store,
-        data=training_data(config, store, tokenizer),
+        data=training_data(config, store, tokenizer, notify),
         grader=grader,
         held_out=_held_out(config, tokenizer),
     )
@@ -231,6 +231,7 @@ def _for_tokenizer(store: TreeStore, run: RunDirectory, tokenizer: ModelTokenize
         run.begin()
         store = retokenized_copy(store, run.path / "retokenized.zarr", tokenizer, notify)
     check_tokenizer(store.meta, tokenizer.fingerprint)
+    check_ids(store, tokenizer.vocabulary_size)
     if warning := missing_opening(store, tokenizer):
         notify(warning)
     notify(canonical_prefixes(store, tokenizer).told)
