@@ -15,7 +15,7 @@ from treeopo.errors import ConfigError
 CONFIGS: Final[Mapping[str, type[Section]]] = {"train": TrainConfig, "build": BuildConfig, "eval": EvalConfig}
 """The commands that take settings; build is `treeopo mcts build`."""
 
-_WORDS = {"string": "text", "boolean": "true or false", "null": "none"}
+_WORDS = {"string": "text", "boolean": "true or false", "null": "none", "object": "table"}
 
 _INTRODUCTION = """\
 # Settings

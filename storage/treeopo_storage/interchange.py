@@ -118,14 +118,14 @@ def trees_from_traces(
 def merged_meta(sources: Sequence[TreeStore]) -> StoreMeta:
     """The settings of a store that is to hold all problems of `sources` (at least one).
 
-    Tokenizer, teacher, separator and vocabulary must agree and no problem may be in two of them, or `TreeDataError`.
-    Search settings may differ (parts of a data set built side by side do): those that agree are kept, and `parts` lists
-    all of them.
+    Tokenizer, teacher and separator must agree and no problem may be in two of them, or `TreeDataError`. Of the
+    vocabularies the largest is kept: models of one tokenizer pad their heads differently. Search settings may differ
+    (parts of a data set built side by side do): those that agree are kept, and `parts` lists all of them.
     """
     metas, seen = [source.meta for source in sources], set[str]()
     first, agreed = metas[0], dict(metas[0].search)
     for other in metas[1:]:
-        for name in ("tokenizer_fingerprint", "teacher", "separator", "vocabulary_size"):
+        for name in ("tokenizer_fingerprint", "teacher", "separator"):
             if (theirs := getattr(other, name)) != (ours := getattr(first, name)):
                 raise TreeDataError(f"stores differ in {name}: {ours!r} and {theirs!r}; they cannot be merged")
         agreed = {name: value for name, value in agreed.items() if other.search.get(name) == value}
@@ -135,7 +135,9 @@ def merged_meta(sources: Sequence[TreeStore]) -> StoreMeta:
         seen.add(problem_id)
     if any(meta.search != first.search for meta in metas):
         agreed["parts"] = [dict(meta.search) for meta in metas]
-    return replace(first, search=agreed)
+    sizes = [meta.vocabulary_size for meta in metas]
+    largest = None if None in sizes else max(size for size in sizes if size is not None)
+    return replace(first, search=agreed, vocabulary_size=largest)
 
 
 def copy_problems(sources: Sequence[TreeStore], writer: TreeWriter) -> int:

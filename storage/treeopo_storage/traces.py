@@ -48,13 +48,28 @@ class TreeBuilder:
                     f"{where}: problem {trace.id!r} has another {name} here than at {first}; give one another id"
                 )
         path = [0]
-        for i, step in enumerate(trace.steps):
-            last = i == len(trace.steps) - 1
-            text = step if last or step.endswith(self._separator) else step + self._separator
-            path.append(self._child(path[-1], text, trace.reward if last else None, where))
+        texts = self._steps(trace.steps)
+        for i, text in enumerate(texts, 1):
+            path.append(self._child(path[-1], text, trace.reward if i == len(texts) else None, where))
         for node in path:
             self._visits[node] += 1
             self._value_sum[node] += trace.reward
+
+    def _steps(self, steps: Sequence[str]) -> list[str]:
+        """Each but the last with the separator. Separators and white space alone belong to the step before them, or
+        where a trace begins with them to the one after, as in a search.
+        """
+        texts, blank = list[str](), ""
+        for i, step in enumerate(steps, 1):
+            text = step if i == len(steps) or step.endswith(self._separator) else step + self._separator
+            if text.replace(self._separator, "").strip():
+                texts.append(blank + text)
+                blank = ""
+            elif texts:
+                texts[-1] += text
+            else:
+                blank += text
+        return texts or [blank]
 
     def _child(self, parent: int, text: str, reward: float | None, where: str) -> int:
         """The node of a step, made if new; `reward` where the step ends its trace."""

@@ -35,7 +35,7 @@ TEXT = "Frage: {question} è\n\n"
 
 
 class Characters(CharTokenizer):
-    def chat(self, messages: Sequence[Message]) -> list[int]:
+    def chat(self, messages: Sequence[Message], template_args: object) -> list[int]:
         raise NotImplementedError
 
 

@@ -3,8 +3,9 @@
 import json
 import random
 import shutil
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +17,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import Unigram, WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import LlamaConfig
 from treeopo_cli.main import app as commands
 from treeopo_storage import (
     Action,
@@ -30,25 +32,28 @@ from treeopo_storage import (
 )
 from treeopo_storage.conformance import random_tree
 from treeopo_storage.formats import read_traces, recorded
-from treeopo_storage.interchange import trees_from_traces
+from treeopo_storage.interchange import merged_meta, trees_from_traces
 from treeopo_storage.joint import encode_tree
 from treeopo_storage.retokenize import Retokenized, retokenize
+from treeopo_storage.verify import verify_store
 from typer.testing import CliRunner
 
 from tests.hard_knocks.odd_tokenizers import BOS, CHAT, EOS, byte_level, llama2, metaspace, saved
-from treeopo.config import BuildConfig, TrainConfig
-from treeopo.engines.scripted import Pieces, ScriptedEngine
+from treeopo.config import BuildConfig, TrainConfig, load_config
+from treeopo.engines.scripted import CharTokenizer, Pieces, ScriptedEngine, ScriptedPolicy
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.errors import InputError, ModelError
-from treeopo.inspect.tokens import canonical_prefixes, missing_opening
+from treeopo.errors import ConfigError, InputError, ModelError
+from treeopo.inspect.tokens import canonical_prefixes, check_ids, missing_opening
 from treeopo.jobs.build import build_store
 from treeopo.jobs.train import train
+from treeopo.ports import Notify
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import Prompter, PromptSettings
 from treeopo.records import Problem
 from treeopo.run.directory import RunDirectory
 from treeopo.run.questions import make_questions
+from treeopo.search.steps import StepSplitter
 from treeopo.search.tree import GrowingTree
 
 PROBLEM = Problem("sum", "What is 2+3+4?", "9")
@@ -59,17 +64,24 @@ def talk(prompt: str, rng: random.Random, version: int) -> Pieces:
     return [(f"{rng.randrange(9)}\n\n", -1.0), ("#### 9", -1.0)]
 
 
-def build(tmp_path: Path, tokenizer: ModelTokenizer, **settings: object) -> Path:
+def build(
+    tmp_path: Path,
+    tokenizer: ModelTokenizer,
+    engine: type[ScriptedEngine] = ScriptedEngine,
+    policy: ScriptedPolicy = talk,
+    notify: Notify = lambda notice: None,
+    **settings: object,
+) -> Path:
     """`treeopo mcts build` of `PROBLEM` by a scripted teacher; the store's path."""
     (tmp_path / "p.jsonl").write_text(json.dumps({"question": PROBLEM.question, "answer": "It is 9.\n#### 9"}) + "\n")
     teacher, output = tokenizer.hf.name_or_path, tmp_path / "t.zarr"
     values = {"problems": str(tmp_path / "p.jsonl"), "teacher": teacher, "output": output}
 
     async def start(model: str, options: EngineOptions, adapters: Adapters | None) -> ScriptedEngine:
-        return ScriptedEngine(talk, tokenizer)
+        return engine(policy, tokenizer)
 
     config = BuildConfig.model_validate(values | {"search": {"rollouts": 4}} | settings)
-    build_store(config, lambda notice: None, lambda *progress: None, start)
+    build_store(config, notify, lambda *progress: None, start)
     return output
 
 
@@ -397,3 +409,193 @@ def test_a_run_begins_by_telling_the_share(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         train(RunDirectory.create(config), notices.append, lambda step, metrics: None)
     assert notices[0].startswith("warning: prefixes with the tokens that the tokenizer gives for their text: 1 of 3 ")
+
+
+class Padding(ScriptedEngine):
+    """Samples a row of the head that no token of the tokenizer belongs to, after each piece."""
+
+    def _lay_out(self, pieces: Pieces) -> tuple[list[int], list[float]]:
+        token_ids, logprobs = super()._lay_out(pieces)
+        return [*token_ids, ROWS - 1], [*logprobs, -5.0]
+
+
+ROWS = 258 + 64
+
+
+def padded(path: Path) -> ModelTokenizer:
+    """A tokenizer of 258 tokens beside a model of 64 logits more."""
+    saved(path, byte_level())
+    LlamaConfig(vocab_size=ROWS).save_pretrained(path)
+    return ModelTokenizer(str(path))
+
+
+# vllm-project/vllm#13175, #22471, NVIDIA-NeMo/RL#237, volcengine/verl#1398, QwenLM/Qwen3#885
+def test_a_sampled_padding_row_is_a_token_without_text(tmp_path: Path) -> None:
+    tokenizer = padded(tmp_path / "model")
+    assert (len(tokenizer.hf), tokenizer.vocabulary_size) == (258, ROWS)
+    store = open_store(build(tmp_path, tokenizer, Padding))
+    tree = store.problem(0)
+    assert ROWS - 1 in tree.token_ids
+    assert store.meta.vocabulary_size == ROWS
+    assert all(set(text) <= set("012345678\n# ") | {"9"} for text in tree.texts[1:])
+    verify_store(tmp_path / "t.zarr")
+
+
+def test_a_build_that_such_a_row_ended_goes_on(tmp_path: Path) -> None:
+    tokenizer = padded(tmp_path / "model")
+    meta = open_store(build(tmp_path, tokenizer)).meta
+    shutil.rmtree(tmp_path / "t.zarr")
+    create_store(tmp_path / "t.zarr", replace(meta, vocabulary_size=len(tokenizer.hf)))
+    assert ROWS - 1 in open_store(build(tmp_path, tokenizer, Padding)).problem(0).token_ids
+    assert open_store(tmp_path / "t.zarr").meta == meta
+
+
+def test_a_student_with_fewer_rows_is_refused_where_it_lacks_one(tmp_path: Path) -> None:
+    tokenizer = padded(tmp_path / "model")
+    store = open_store(build(tmp_path, tokenizer, Padding))
+    check_ids(store, ROWS)
+    with pytest.raises(ModelError, match=f"the store holds token {ROWS - 1} .* and the student has 258 tokens: use"):
+        check_ids(store, 258)
+    (tmp_path / "clean").mkdir()
+    check_ids(open_store(build(tmp_path / "clean", tokenizer)), 258)  # a larger head alone is no reason
+
+
+def test_stores_of_heads_of_different_size_are_merged() -> None:
+    small, large = (
+        MemoryTreeStore(StoreMeta("tokens", "t", vocabulary_size=size)).open_store() for size in (258, ROWS)
+    )
+    unknown = MemoryTreeStore(StoreMeta("tokens", "t")).open_store()
+    assert merged_meta([small, large]).vocabulary_size == ROWS
+    assert merged_meta([small, unknown]).vocabulary_size is None
+
+
+THINKING = (
+    "{% for message in messages %}[{{ message.role }}]"
+    "{% if message.role == 'assistant' %}{{ message.content.split('</think>')[-1] }}"
+    "{% else %}{{ message.content }}{% endif %}{% endfor %}[assistant]"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+)
+
+
+def with_examples(tmp_path: Path, *solutions: str) -> dict[str, object]:
+    rows = [{"question": f"Is it {n}?", "answer": f"{solution}\n#### {n}"} for n, solution in enumerate(solutions)]
+    (tmp_path / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"shots": len(rows), "examples": str(tmp_path / "examples.jsonl")}
+
+
+# volcengine/verl#6854, PrimeIntellect-ai/prime-rl#1334, modelscope/ms-swift#4390, QwenLM/Qwen3#1826
+def test_a_template_that_shortens_worked_examples_is_told_of_in_one_line(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level(), chat=THINKING)
+    settings = with_examples(tmp_path, "<think>count</think>two", "  so it is")
+    notices: list[str] = []
+    Prompter(tokenizer, PromptSettings(style="chat", **settings), ProblemSet("numbers", (PROBLEM,)), notices.append)  # type: ignore[arg-type]
+    (notice,) = notices
+    assert notice.startswith("warning: the chat template shows 1 of 2 worked examples otherwise than they are written")
+    assert "\n" not in notice
+    settings = with_examples(tmp_path, "it is two", "  so it is")
+    Prompter(tokenizer, PromptSettings(style="chat", **settings), ProblemSet("numbers", (PROBLEM,)), notices.append)  # type: ignore[arg-type]
+    assert notices == [notice]
+
+
+def test_build_and_eval_pass_the_notice_on(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level(), chat=THINKING)
+    prompt = {"style": "chat"} | with_examples(tmp_path, "<think>count</think>two")
+    notices: list[str] = []
+    build(tmp_path, tokenizer, notify=notices.append, prompt=prompt)
+    assert notices[0].startswith("warning: the chat template shows 1 of 1 worked examples")
+    make_questions(tokenizer, PromptSettings(**prompt), ProblemSet("numbers", (PROBLEM,)), notices.append)  # type: ignore[arg-type]
+    assert notices[-1] == notices[0]
+
+
+# trl#6361, unslothai/unsloth#334
+def test_a_chat_template_takes_arguments_and_one_it_does_not_know_is_refused(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level(), chat=THINKING)
+
+    def asked(**template_args: bool) -> str:
+        settings = PromptSettings(style="chat", template_args=dict(template_args))
+        return tokenizer.decode(Prompter(tokenizer, settings, ProblemSet("numbers", (PROBLEM,)))(PROBLEM))
+
+    assert asked().endswith("[assistant]")
+    assert asked(enable_thinking=False) == asked() + "<think>\n\n</think>\n\n"
+    assert asked(enable_thinking=True) == asked()
+    with pytest.raises(ModelError, match="template_args: the model's chat template asks for no 'enable_thinkng'"):
+        asked(enable_thinkng=False)
+    with pytest.raises(ModelError, match="asks for no 'messages'"):
+        asked(messages=False)
+    with pytest.raises(ConfigError, match=r"set prompt\.style to chat"):
+        PromptSettings(template_args={"enable_thinking": False})
+
+
+def test_the_arguments_can_be_typed_and_are_kept_with_the_store(tmp_path: Path) -> None:
+    from treeopo_cli.options import settings
+
+    tokenizer = saved(tmp_path / "model", byte_level(), chat=THINKING)
+    for typed_ in ("prompt.template_args.enable_thinking=false", "prompt.template_args={enable_thinking=false}"):
+        flags = settings([typed_, "prompt.style=chat"]) | {"problems": "p", "output": tmp_path / "t.zarr"}
+        config = load_config(BuildConfig, file=None, flags=flags)
+        assert config.prompt.template_args == {"enable_thinking": False}
+    with_them = open_store(build(tmp_path, tokenizer, prompt=asdict(config.prompt)))
+    assert with_them.meta.search["prompt"]["template_args"] == {"enable_thinking": False}  # type: ignore[index]
+    shutil.rmtree(tmp_path / "t.zarr")
+    without = open_store(build(tmp_path, tokenizer, prompt={"style": "chat"}))
+    assert "template_args" not in without.meta.search["prompt"]  # type: ignore[operator]  # as an earlier version left it
+
+
+# vllm-project/vllm#3672, andyclsr/CAPO#1
+@pytest.mark.parametrize(
+    ("pieces", "steps"),
+    [
+        (["x", "\n\n", "\n\n", "y"], ["x\n\n\n\n", "y"]),
+        (["x", ".\n\n", "\n\n\n", " \n\n", "y", "\n\n"], ["x.\n\n\n\n\n \n\n", "y\n\n"]),
+        (["\n\n", "x", "\n\n", "y"], ["\n\nx\n\n", "y"]),
+        (["\r\n\r\n", "\n\n", "x"], ["\r\n\r\n\n\nx"]),
+        (["\n\n", "\n\n"], ["\n\n\n\n"]),
+    ],
+)
+def test_separators_alone_are_no_step(pieces: list[str], steps: list[str]) -> None:
+    vocabulary = sorted(set(pieces))
+    splitter = StepSplitter(Pieced(vocabulary), "\n\n", "")
+    ends, end, _ = splitter.split([vocabulary.index(piece) for piece in pieces])
+    cuts = [0, *ends, *([end] if end not in ends else [])]
+    assert ["".join(pieces[start:stop]) for start, stop in pairwise(cuts)] == steps
+
+
+@pytest.mark.parametrize(
+    ("steps", "texts"),
+    [
+        (["a", "\n\n", " ", "9"], ("a\n\n\n\n \n\n", "9")),
+        (["\n", "a", "9"], ("\n\n\na\n\n", "9")),
+        (["a", "9", "\n"], ("a\n\n", "9\n\n\n")),
+        (["\n\n"], ("\n\n",)),
+    ],
+)
+def test_neither_are_they_in_an_imported_trace(tmp_path: Path, steps: list[str], texts: tuple[str, ...]) -> None:
+    tree = imported(tmp_path, saved(tmp_path / "model", byte_level()), {"steps": steps})
+    assert tree.texts[1:] == texts
+    assert tree.terminal.tolist() == [False] * (tree.node_count - 1) + [True]
+
+
+class Pieced(CharTokenizer):
+    """Token i is the i-th piece."""
+
+    eos_token_id = -1
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        self._pieces = pieces
+
+    def decode(self, token_ids: list[int]) -> str:
+        return "".join(self._pieces[token] for token in token_ids)
+
+
+def blank_first(prompt: str, rng: random.Random, version: int) -> Pieces:
+    """A teacher that often writes further blank lines before it goes on."""
+    said = [("\n\n", -1.0)] * (0 if prompt.endswith("\n\n\n\n") else rng.randrange(3))
+    return [*said, (f"{rng.randrange(9)}\n\n", -1.0), *said, ("#### 9", -1.0)]
+
+
+def test_a_teacher_that_answers_with_blank_lines_is_asked_on(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level())
+    tree = open_store(build(tmp_path, tokenizer, policy=blank_first, search={"rollouts": 12})).problem(0)
+    assert tree.node_count > 6
+    assert all(text.strip() for text in tree.texts[1:])
+    assert any(text.startswith("\n\n") for text in tree.texts[1:])

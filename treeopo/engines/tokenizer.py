@@ -6,12 +6,17 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from treeopo_storage.joint import Encoded
 
 from treeopo.errors import ModelError
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
+_TAKEN = ("messages", "bos_token", "eos_token", "add_generation_prompt", "tools", "documents")
+"""Names in templates that are not for a user to set here."""
 
 _BEFORE = ("\n", ".", "0", "a")
 """What a text may be encoded after so that it gets no space of its own: the first whose tokens end where it does."""
@@ -32,6 +37,7 @@ class ModelTokenizer:
     def __init__(self, model: str, trust_remote_code: bool = False) -> None:
         from transformers import AutoTokenizer
 
+        self._model, self._trust_remote_code = model, trust_remote_code
         try:
             self.hf: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
@@ -44,9 +50,20 @@ class ModelTokenizer:
     def eos_token_id(self) -> int:
         return int(self.hf.eos_token_id)
 
-    @property
+    @cached_property
     def vocabulary_size(self) -> int:
-        return len(self.hf)
+        """Ids that there may be: those of the tokenizer, or as many as the model has logits if it has more.
+
+        Heads are padded (Qwen2.5: 151,936 rows for 151,665 tokens), and a padding row is sampled now and then. Nothing
+        forbids it, for the learner would have to forbid it alike: it is a token without text.
+        """
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(self._model, trust_remote_code=self._trust_remote_code)
+        except (OSError, ValueError):
+            return len(self.hf)  # there is a tokenizer alone
+        return max(len(self.hf), int(getattr(config.get_text_config(), "vocab_size", None) or 0))
 
     @property
     def fingerprint(self) -> str:
@@ -121,25 +138,31 @@ class ModelTokenizer:
         taken = re.compile(f"{_ESCAPE}|{self._special.pattern}")
         return taken.sub(lambda found: "".join(_ESCAPE + character for character in found[0]), text)
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def chat(self, messages: Sequence[Mapping[str, str]], template_args: Mapping[str, Any] = _NONE) -> list[int]:
         """The messages under the tokenizer's chat template, up to where the assistant's next one begins. The special
-        tokens are the template's; those that a message names are text.
+        tokens are the template's; those that a message names are text. `template_args`: what else the template is told.
 
         Raises:
-            ModelError: it has no chat template, or one that refuses these messages; or as `begin`.
+            ModelError: it has no chat template, or one that refuses these messages or names no such argument; or as
+                `begin`.
         """
         if not any(self._special.search(message["content"]) for message in messages):
-            ids: list[int] = self._render(messages, tokenize=True, return_dict=False)
+            ids: list[int] = self._render(messages, template_args, tokenize=True, return_dict=False)
             return ids
         escaped = [{**message, "content": self.escape(message["content"])} for message in messages]
-        tokens: list[int] = self._escaped(self._render(escaped, tokenize=False)).ids.tolist()
+        tokens: list[int] = self._escaped(self._render(escaped, template_args, tokenize=False)).ids.tolist()
         return tokens
 
-    def _render(self, messages: Sequence[Mapping[str, str]], **options: bool) -> Any:
+    def _render(self, messages: Sequence[Mapping[str, str]], template_args: Mapping[str, Any], **options: bool) -> Any:
         from jinja2 import TemplateError
 
         try:
-            return self.hf.apply_chat_template(list(messages), add_generation_prompt=True, **options)
+            template = self.hf.get_chat_template()
+            for name in template_args:
+                if name in _TAKEN or not re.search(rf"\b{re.escape(name)}\b", template):
+                    raise ModelError(f"prompt.template_args: the model's chat template asks for no {name!r}")
+            options |= {"add_generation_prompt": True, **template_args}
+            return self.hf.apply_chat_template(list(messages), chat_template=template, **options)
         except (ValueError, TemplateError) as error:
             raise ModelError(f"chat prompts: {str(error).splitlines()[0]}; use prompt.style plain") from None
 

@@ -8,6 +8,7 @@ import numpy as np
 from treeopo_storage import ProblemTree, TreeStore
 from treeopo_storage.joint import Encoded
 from treeopo_storage.retokenize import check_tokenizer
+from treeopo_storage.streaming import problem_blocks
 
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ModelError
@@ -110,6 +111,24 @@ def look(store: TreeStore, name: str | None) -> CanonicalPrefixes | None:
     except (ModelError, ImportError):
         return None
     return canonical_prefixes(store, own) if own.fingerprint == store.meta.tokenizer_fingerprint else None
+
+
+def check_ids(store: TreeStore, vocabulary_size: int) -> None:
+    """That a model of `vocabulary_size` tokens can read the store; a teacher of the same tokenizer may have had more.
+
+    Raises:
+        ModelError: it has no embedding of a token there.
+    """
+    known = store.meta.vocabulary_size
+    if known is not None and known <= vocabulary_size:
+        return
+    for start, stop in problem_blocks(store.structure().first_node):
+        for tree in store.problems(start, stop):
+            if (largest := int(tree.token_ids.max(initial=0))) >= vocabulary_size:
+                raise ModelError(
+                    f"the store holds token {largest} ({tree.id!r}), and the student has {vocabulary_size} tokens: "
+                    "use one with as many rows as the teacher, or re-tokenise the store (treeopo store retokenize)"
+                )
 
 
 def missing_opening(store: TreeStore, tokenizer: ModelTokenizer) -> str | None:

@@ -3,7 +3,6 @@
 problem sets ─▶ prompts ─▶ engine (one a base model) ─▶ grader ─▶ scores ─▶ intervals and differences
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from treeopo_storage import StoreError, open_store
 
+from treeopo import tasks
 from treeopo.config import EvalConfig
 from treeopo.engines.launch import StartEngine, start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
@@ -23,6 +23,7 @@ from treeopo.inspect.tokens import missing_opening
 from treeopo.ports import Engine, Notify
 from treeopo.problems.graders import open_grader
 from treeopo.problems.problem_set import ProblemSet
+from treeopo.problems.prompting import recorded
 from treeopo.problems.spec import load_problem_set
 from treeopo.run.directory import RunDirectory
 from treeopo.run.models import BASE, ModelRef, adapters, check_servable, embedded, resolve, serve
@@ -54,6 +55,7 @@ def evaluate(
     settings = config.model_dump(
         mode="json", exclude={"output": True, "engine": True, "grading": {"workers", "memory_mib"}}
     )
+    settings["prompt"] = recorded(settings["prompt"])
     if config.base is None:
         del settings["base"]  # evaluations that an earlier version began have no such setting
     with Answers(config.output, settings) as answers:
@@ -64,7 +66,7 @@ def evaluate(
             answers.add(problems, model, graded)
             on_progress(next(done), total)
 
-        scores = asyncio.run(_evaluate(config, models, problem_sets, answers, notify, on_completion, start_engine))
+        scores = tasks.run(_evaluate(config, models, problem_sets, answers, notify, on_completion, start_engine))
         labels = [model.label for model in models]
         evaluations = tuple(
             compare_models(problem_set.spec, labels, [scores[model, problem_set.spec] for model in models])
@@ -102,7 +104,9 @@ async def _evaluate(
     scores: dict[tuple[ModelRef, str], Scores] = {}
     for base in dict.fromkeys(model.base for model in models):
         tokenizer = ModelTokenizer(base, config.engine.trust_remote_code)
-        asked = [(problem_set, make_questions(tokenizer, config.prompt, problem_set)) for problem_set in problem_sets]
+        asked = [
+            (problem_set, make_questions(tokenizer, config.prompt, problem_set, notify)) for problem_set in problem_sets
+        ]
         longest = max(len(question.prompt_ids) for _, questions in asked for question in questions)
         for warning in filter(None, (_trained_on(model, tokenizer) for model in models if model.base == base)):
             notify(warning)

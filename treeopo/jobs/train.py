@@ -5,7 +5,6 @@
 torchrun starts this job in several processes: the first one trains, the others follow its learner.
 """
 
-import asyncio
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,13 +16,14 @@ from typing import TYPE_CHECKING
 from treeopo_storage import IMPORTED, TreeStore, new_store, open_store
 from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
 
+from treeopo import tasks
 from treeopo.config import TrainConfig
 from treeopo.engines.launch import StartEngine, start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ModelError, RunError, require
 from treeopo.evaluation.periodic import read_best
 from treeopo.evaluation.settings import PeriodicSettings
-from treeopo.inspect.tokens import canonical_prefixes, missing_opening
+from treeopo.inspect.tokens import canonical_prefixes, check_ids, missing_opening
 from treeopo.jobs.export import export_merged
 from treeopo.methods import Need, find_method
 from treeopo.ports import Notify
@@ -125,7 +125,7 @@ def _train(run: RunDirectory, notify: Notify, on_step: OnStep, start_engine: Sta
         if not summary.complete:
             return summary
         inputs = replace(inputs, teacher=str(_merged_once(first_stage, run.path / "teacher-model")))
-    asyncio.run(run_training(run, inputs, notify, on_step, start_engine, team))
+    tasks.run(run_training(run, inputs, notify, on_step, start_engine, team))
     return _summary(run, inputs)
 
 
@@ -144,7 +144,7 @@ def _inputs(run: RunDirectory, notify: Notify) -> Inputs:
         teacher=_teacher(config, store, tokenizer),
         tokenizer=tokenizer,
         store=store,
-        data=training_data(config, store, tokenizer),
+        data=training_data(config, store, tokenizer, notify),
         grader=grader,
         held_out=_held_out(config, tokenizer),
     )
@@ -255,6 +255,7 @@ def _for_tokenizer(store: TreeStore, run: RunDirectory, tokenizer: ModelTokenize
         run.begin()
         store = retokenized_copy(store, run.path / "retokenized.zarr", tokenizer, notify)
     check_tokenizer(store.meta, tokenizer.fingerprint)
+    check_ids(store, tokenizer.vocabulary_size)
     if warning := missing_opening(store, tokenizer):
         notify(warning)
     notify(canonical_prefixes(store, tokenizer).told)
