@@ -32,6 +32,7 @@ from treeopo.errors import ConfigError, require
 from treeopo.evaluation.settings import PeriodicSettings
 from treeopo.learner.settings import CriticSettings, DirectValueSettings, KlSettings, LearnerSettings
 from treeopo.methods import METHODS, GroupPlan, LossName, Need, find_method, owners, plan_groups
+from treeopo.places import at_home, mapped
 from treeopo.problems.prompting import PromptSettings
 from treeopo.problems.settings import GradingSettings
 from treeopo.problems.solutions import SolutionSettings
@@ -57,7 +58,7 @@ class Section(BaseModel):
     def _under_their_new_names(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        return {name: _renamed(value, RENAMED.get(name, {})) for name, value in values.items()}
+        return mapped({name: _renamed(value, RENAMED.get(name, {})) for name, value in values.items()}, at_home)
 
 
 def _renamed(values: Any, names: Mapping[str, str]) -> Any:
