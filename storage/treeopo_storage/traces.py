@@ -10,8 +10,21 @@ from treeopo_storage.schema import NO_PARENT, Action, ProblemTree
 
 
 @dataclass(frozen=True, slots=True)
+class Visited:
+    """What a search recorded of one of its nodes: visits, and their mean return. `node` tells it from all others."""
+
+    node: str
+    visits: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
-    """One solution of a problem: its steps in order and its reward, None where it is not known yet."""
+    """One solution of a problem: its steps in order and its reward, None where it is not known yet.
+
+    visited: of the root and of each step, None where a search recorded nothing; empty: of none. final: the answer it
+    ends in, where its format states that in a way of its own.
+    """
 
     id: str
     question: str
@@ -19,6 +32,8 @@ class Trace:
     prompt: str
     steps: tuple[str, ...]
     reward: float | None
+    visited: tuple[Visited | None, ...] = ()
+    final: str | None = None
 
 
 class TreeBuilder:
@@ -32,6 +47,7 @@ class TreeBuilder:
         self._parent, self._visits, self._value_sum = [NO_PARENT], [0], [0.0]
         self._reward = [float("nan")]
         self._where: dict[int, str] = {}  # of each terminal node, and of the problem (node 0)
+        self._counted: set[tuple[int, str]] = set()  # nodes of a search that are in the statistics
         # A step that ends a trace is another node than the same step where the text goes on: terminals are leaves.
         self._children: dict[tuple[int, str, bool], int] = {}
 
@@ -53,9 +69,14 @@ class TreeBuilder:
             last = i == len(trace.steps) - 1
             text = step if last or step.endswith(self._separator) else step + self._separator
             path.append(self._child(path[-1], text, trace.reward if last else None, where))
-        for node in path:
-            self._visits[node] += 1
-            self._value_sum[node] += trace.reward
+        for node, was in zip(path, trace.visited or [None] * len(path), strict=True):
+            if was is None:
+                self._visits[node] += 1
+                self._value_sum[node] += trace.reward
+            elif (node, was.node) not in self._counted:
+                self._counted.add((node, was.node))
+                self._visits[node] += was.visits
+                self._value_sum[node] += was.visits * was.value
 
     def _child(self, parent: int, text: str, reward: float | None, where: str) -> int:
         """The node of a step, made if new; `reward` where the step ends its trace."""
@@ -74,7 +95,23 @@ class TreeBuilder:
             )
         return node
 
+    def _count_in_parents(self) -> None:
+        """Raise parents to their children's visits: some searches count what failed at the child alone."""
+        P = len(self._texts)
+        through, value = [0] * P, [0.0] * P
+        for node in range(P - 1, 0, -1):
+            self._raise_to(node, through[node], value[node])
+            through[self._parent[node]] += self._visits[node]
+            value[self._parent[node]] += self._value_sum[node]
+        self._raise_to(0, through[0], value[0])
+
+    def _raise_to(self, node: int, through: int, value: float) -> None:
+        if through > self._visits[node]:
+            self._value_sum[node] += (through - self._visits[node]) * value / through
+            self._visits[node] = through
+
     def build(self) -> ProblemTree:
+        self._count_in_parents()
         P = len(self._texts)
         parent, reward = np.array(self._parent, np.int32), np.array(self._reward, np.float32)
         terminal = ~np.isnan(reward)

@@ -51,4 +51,4 @@ def _fits(row: Mapping[str, Any]) -> bool:
     return {"question", "answer", "steps"} <= set(row)
 
 
-TRACES = Format("traces", ("recorded", "graded"), _fits, by_row(_traces))
+TRACES = Format("traces", "treeopo", ("recorded", "graded"), _fits, by_row(_traces))
