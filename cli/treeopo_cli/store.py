@@ -88,6 +88,7 @@ def import_(
     """Build a store from finished solutions made elsewhere, in treeopo's layout or another project's."""
     from treeopo_storage import IMPORTED, StoreMeta, create_store, open_writer
     from treeopo_storage.interchange import trees_from_traces
+    from treeopo_storage.joint import changed_prefixes
 
     from treeopo.engines.tokenizer import ModelTokenizer
     from treeopo.jobs.import_traces import import_traces
@@ -95,7 +96,7 @@ def import_(
     words = ModelTokenizer(tokenizer)
     ends = separator.replace("\\n", "\n")
     found = import_traces(traces, ends, layout, reward, grader)
-    trees = trees_from_traces(found.traces, ends, words.encode, end_of_text=[words.eos_token_id])
+    trees = trees_from_traces(found.traces, ends, words, end_of_text=[words.eos_token_id])
     meta = StoreMeta(
         words.fingerprint,
         teacher=IMPORTED,
@@ -106,7 +107,9 @@ def import_(
     create_store(output, meta)
     with open_writer(output) as writer:
         writer.append(trees)
-    typer.echo(f"{len(trees)} problems imported into {output}")
+    changed = sum(changed_prefixes(tree, words) for tree in trees)
+    told = f"; {changed} prefixes do not decode to their text" if changed else ""
+    typer.echo(f"{len(trees)} problems imported into {output}{told}")
     if found.left_out:
         typer.echo(f"left out: {found.left_out}")
 
@@ -129,7 +132,7 @@ def merge(
 
 @app.command()
 def retokenize(store: StorePath, output: OutputStore, tokenizer: TokenizerName) -> None:
-    """Make a store for a student with another tokenizer: every step's text encoded anew, on its own."""
+    """Make a store for a student with another tokenizer: every solution encoded anew."""
     from treeopo_storage import create_store, open_store, open_writer
     from treeopo_storage.retokenize import retokenize, retokenized_meta
 
@@ -138,5 +141,5 @@ def retokenize(store: StorePath, output: OutputStore, tokenizer: TokenizerName) 
     words, source = ModelTokenizer(tokenizer), open_store(store)
     create_store(output, retokenized_meta(source.meta, words.fingerprint, words.vocabulary_size))
     with open_writer(output) as writer:
-        done = retokenize(source, writer, words.encode, lambda ids: words.decode(list(ids)))
-    typer.echo(f"{done.prefixes} prefixes re-tokenised into {output}; {done.changed} no longer decode to their text")
+        done = retokenize(source, writer, words, words.eos_token_id)
+    typer.echo(f"{output}: {done}")

@@ -1,11 +1,12 @@
 """Trees from traces: finished solutions of a problem, laid over one another where their steps agree."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from treeopo_storage.errors import TreeDataError
+from treeopo_storage.joint import TreeTokenizer, encode_tree
 from treeopo_storage.schema import NO_PARENT, Action, ProblemTree
 
 
@@ -39,10 +40,8 @@ class Trace:
 class TreeBuilder:
     """Collects the traces of one problem; the first one names its question, answer and prompt."""
 
-    def __init__(
-        self, trace: Trace, separator: str, encode: Callable[[str], Sequence[int]], end_of_text: Sequence[int]
-    ) -> None:
-        self._first, self._separator, self._encode, self._end_of_text = trace, separator, encode, end_of_text
+    def __init__(self, trace: Trace, separator: str, tokenize: TreeTokenizer, end_of_text: Sequence[int]) -> None:
+        self._first, self._separator, self._tokenize, self._end_of_text = trace, separator, tokenize, end_of_text
         self._texts = [trace.prompt]
         self._parent, self._visits, self._value_sum = [NO_PARENT], [0], [0.0]
         self._reward = [float("nan")]
@@ -111,6 +110,7 @@ class TreeBuilder:
             self._visits[node] = through
 
     def build(self) -> ProblemTree:
+        """The tree, its tokens as `treeopo_storage.joint` has them."""
         self._count_in_parents()
         P = len(self._texts)
         parent, reward = np.array(self._parent, np.int32), np.array(self._reward, np.float32)
@@ -118,9 +118,10 @@ class TreeBuilder:
         depth = np.zeros(P, np.int32)
         for node in range(1, P):
             depth[node] = depth[parent[node]] + 1
+        visits = np.array(self._visits, np.int32)
+        joint = encode_tree(self._first.question, self._texts, parent, visits, self._tokenize)
         steps = [
-            [*self._encode(text), *(self._end_of_text if ends else ())]
-            for text, ends in zip(self._texts, terminal, strict=True)
+            [*step, *(self._end_of_text if ends else ())] for step, ends in zip(joint.steps, terminal, strict=True)
         ]
         token_ids = np.array([token for step in steps for token in step], np.int32)
         return ProblemTree(
@@ -129,7 +130,7 @@ class TreeBuilder:
             self._first.answer,
             parent=parent,
             depth=depth,
-            visits=np.array(self._visits, np.int32),
+            visits=visits,
             value_sum=np.array(self._value_sum, np.float64),
             terminal=terminal,
             reward=reward,
@@ -137,5 +138,5 @@ class TreeBuilder:
             token_ids=token_ids,
             token_offsets=np.cumsum([0, *map(len, steps)]),
             teacher_logprobs=np.full(len(token_ids), np.nan, np.float32),
-            texts=tuple(self._texts),
+            texts=joint.texts,
         )

@@ -15,6 +15,7 @@ from treeopo_storage.formats.base import LeftOut
 from treeopo_storage.interchange import trees_from_traces
 from treeopo_storage.traces import Trace
 
+from tests.unit.test_store_interchange import TOKENIZE
 from treeopo.errors import ConfigError
 from treeopo.jobs.import_traces import import_traces
 
@@ -145,9 +146,7 @@ def found(path: str, layout: str) -> tuple[list[Trace], list[str]]:
 def tree_of(path: str, layout: str) -> ProblemTree:
     """The one tree in a file, as a store takes it."""
     traces = ((where, one) for where, one in traces_among(read_traces([path], FORMATS[layout]), Counter()))
-    (tree,) = trees_from_traces(
-        ((where, one) for where, one in traces if one.reward is not None), "\n", lambda text: list(text.encode())
-    )
+    (tree,) = trees_from_traces(((where, one) for where, one in traces if one.reward is not None), "\n", TOKENIZE)
     memory = MemoryTreeStore(StoreMeta("0123456789abcdef", "imported"))
     with memory.open_writer() as writer:
         writer.append([tree])
@@ -233,7 +232,7 @@ def test_a_step_beam_without_counts_counts_its_traces(tmp_path: Path) -> None:
     path = file_of(tmp_path, ALPHAMATH | {"react": nodes})
     assert {trace.reward for trace in found(path, "alphamath")[0]} == {None}
     imported = import_traces([path], "\n\n", "alphamath", "graded", None)
-    (tree,) = trees_from_traces(imported.traces, "\n", lambda text: list(text.encode()))
+    (tree,) = trees_from_traces(imported.traces, "\n", TOKENIZE)
     assert tree.visits.tolist() == [4, 1, 1, 1, 1, 1]
 
 

@@ -18,6 +18,7 @@ from treeopo_storage.rows import file_rows
 from treeopo_storage.shards import find_files
 from treeopo_storage.traces import Trace
 
+from tests.hard_knocks.odd_tokenizers import byte_level, saved
 from treeopo.errors import ProblemError
 from treeopo.problems import load_problems
 from treeopo.problems.graders.number import parse_number
@@ -261,7 +262,7 @@ def test_two_rewards_of_one_trace_name_both_lines_and_a_way_out(tmp_path: Path) 
     with pytest.raises(
         TreeDataError, match=r":3: .* 1.0 here and 0.75 at .*:1; give both their mean, or one another id"
     ):
-        trees_from_traces(found, "\n\n", lambda text: list(text.encode()))
+        trees_from_traces(found, "\n\n", saved(tmp_path / "tokenizer", byte_level()))
 
 
 def test_an_id_and_a_prompt_that_are_null_are_absent(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def run(searched_store: TreeStore, tmp_path_factory: pytest.TempPathFactory) -> 
     store = directory / "trees.zarr"
     create_store(store, retokenized_meta(searched_store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size))
     with open_writer(store) as writer:
-        retokenize(searched_store, writer, tokenizer.encode, lambda ids: tokenizer.decode(list(ids)))
+        retokenize(searched_store, writer, tokenizer, tokenizer.eos_token_id)
     flags = {
         "store": store, "output": directory / "run", "student": str(student), "method": "sft", "steps": 3,
         "learner.optimizer.learning_rate": 1e-2, "rollout.batch_size": 8,
@@ -104,7 +104,7 @@ def test_each_carries_a_card_with_the_run_s_settings_and_figures(
 def test_an_export_never_writes_over_anything(run: RunDirectory, merged: Path) -> None:
     weights = (merged / "model.safetensors").read_bytes()
     with pytest.raises(RunError, match="is there already"):
-        export_merged(run, merged)
+        export_merged(run.path, merged)
     assert (merged / "model.safetensors").read_bytes() == weights
 
 
@@ -114,7 +114,7 @@ def test_a_damaged_adapter_leaves_nothing_half_written(run: RunDirectory, tmp_pa
     try:
         weights.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(ModelError, match="not an adapter of"):
-            export_merged(run, tmp_path / "out")
+            export_merged(run.path, tmp_path / "out")
         assert not list(tmp_path.iterdir())
     finally:
         weights.write_bytes(whole)

@@ -44,6 +44,11 @@ class CharTokenizer:
     def encode(self, text: str) -> list[int]:
         return [ord(character) for character in text]
 
+    begin = encode
+
+    def escape(self, text: str) -> str:
+        return text
+
     def decode(self, token_ids: list[int]) -> str:
         return "".join(chr(token) for token in token_ids if token)
 

@@ -1,15 +1,29 @@
 """The tokenizer of a model directory or hub name as the `Tokenize` port."""
 
+import copy
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
+
+import numpy as np
+from treeopo_storage.joint import Encoded
 
 from treeopo.errors import ModelError
 
+_BEFORE = ("\n", ".", "0", "a")
+"""What a text may be encoded after so that it gets no space of its own: the first whose tokens end where it does."""
+
+_ESCAPE = "\ufdd0"
+"""Takes the meaning of a special token's name from the character after it; Unicode keeps it out of real texts."""
+
 
 class ModelTokenizer:
-    """transformers' fast tokenizer, without special tokens added on the way in or shown on the way out.
+    """transformers' fast tokenizer. Special tokens are added where a sequence begins (`begin`) and nowhere else, and
+    are not shown on the way out. The name of a special token inside a text is that token only where the text is not
+    `escape`d, as in a prompt template.
 
     Raises:
         ModelError: the tokenizer cannot be loaded, is not a fast one, or has no end-of-text token.
@@ -41,24 +55,150 @@ class ModelTokenizer:
         definition["truncation"] = definition["padding"] = None
         return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:32]
 
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = self.hf.encode(text, add_special_tokens=False)
-        return ids
+    @cached_property
+    def opening(self) -> list[int]:
+        """What the tokenizer itself puts before a text (a beginning-of-text token); nothing where it adds nothing."""
+        added, bare = self.hf.encode("a"), self.hf.encode("a", add_special_tokens=False)
+        before = (n for n in range(len(added) - len(bare) + 1) if added[n : n + len(bare)] == bare)
+        return list(added[: next(before, 0)])
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The messages under the tokenizer's chat template, up to where the assistant's next one begins.
+    def begin(self, text: str) -> list[int]:
+        """Token ids of a text that begins a sequence: `opening`, once, and the text's own.
 
         Raises:
-            ModelError: it has no chat template, or one that refuses these messages.
+            ModelError: the name of a special token was to be text, and the tokenizer cannot keep it so.
         """
+        ids: list[int] = self._begin(text).ids.tolist()
+        return ids
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text that goes on after another: no special token, whatever the text names, and no space that
+        the tokenizer puts before a text of its own.
+
+        Raises:
+            ModelError: as `begin`.
+        """
+        ids: list[int] = self.encode_after(text).ids.tolist()
+        return ids
+
+    def encode_solution(self, question: str, prompt: str, steps: str) -> Encoded:
+        """See `TreeTokenizer`. Raises: ModelError: as `begin`."""
+        asked = self.escape(question).join(prompt.split(question)) if question else prompt
+        return self._begin(asked + self.escape(steps))
+
+    def encode_after(self, text: str) -> Encoded:
+        """See `TreeTokenizer`. Raises: ModelError: as `begin`."""
+        for before in _BEFORE if self._puts_space else ():
+            encoded = self._encode(before + text, special=False)
+            count = int(np.searchsorted(encoded.starts, len(before)))
+            if count and encoded.ends[count - 1] <= len(before):
+                return encoded.after(count, -len(before))
+        return self._encode(text, special=False)
+
+    def reads_as(self, token_ids: Sequence[int], text: str) -> bool:
+        """See `TreeTokenizer`; special tokens of a prompt read as they are named."""
+        ids, opening = list(token_ids), self.opening
+        ended = ids[-1:] == [self.eos_token_id]
+        parts = [
+            ids[first:last]
+            for first in {0, len(opening) if ids[: len(opening)] == opening else 0}
+            for last in {len(ids), len(ids) - ended}
+        ]
+        wanted = {text, f" {text}"} if self._puts_space else {text}
+        return any(self.hf.decode(part, clean_up_tokenization_spaces=False) in wanted for part in parts)
+
+    def escape(self, text: str) -> str:
+        """`text` so that `begin` takes the names of special tokens in it for ordinary characters."""
+        taken = re.compile(f"{_ESCAPE}|{self._special.pattern}")
+        return taken.sub(lambda found: "".join(_ESCAPE + character for character in found[0]), text)
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The messages under the tokenizer's chat template, up to where the assistant's next one begins. The special
+        tokens are the template's; those that a message names are text.
+
+        Raises:
+            ModelError: it has no chat template, or one that refuses these messages; or as `begin`.
+        """
+        if not any(self._special.search(message["content"]) for message in messages):
+            ids: list[int] = self._render(messages, tokenize=True, return_dict=False)
+            return ids
+        escaped = [{**message, "content": self.escape(message["content"])} for message in messages]
+        tokens: list[int] = self._escaped(self._render(escaped, tokenize=False)).ids.tolist()
+        return tokens
+
+    def _render(self, messages: Sequence[Mapping[str, str]], **options: bool) -> Any:
         from jinja2 import TemplateError
 
         try:
-            ids: list[int] = self.hf.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+            return self.hf.apply_chat_template(list(messages), add_generation_prompt=True, **options)
         except (ValueError, TemplateError) as error:
             raise ModelError(f"chat prompts: {str(error).splitlines()[0]}; use prompt.style plain") from None
-        return ids
+
+    @cached_property
+    def _special_ids(self) -> dict[str, int]:
+        added = self.hf.added_tokens_decoder.items()
+        return {str(token): int(number) for number, token in added if token.special and str(token)}
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        """Finds the names of special tokens, the longest first, as a tokenizer does."""
+        names = sorted(self._special_ids, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, names)) or r"(?!)")
+
+    @cached_property
+    def _backend(self) -> Any:
+        """The Rust library's tokenizer, which adds nothing and shortens nothing."""
+        backend = copy.deepcopy(self.hf.backend_tokenizer)
+        backend.post_processor = None
+        backend.no_truncation()
+        backend.no_padding()
+        return backend
+
+    @cached_property
+    def _puts_space(self) -> bool:
+        """Whether a text of its own is encoded otherwise than after another, as Metaspace tokenizers do."""
+        alone, after = self._encode("0", special=False).ids, self._encode("\n0", special=False).ids
+        return not np.array_equal(alone, after[-1:])
+
+    def _begin(self, text: str) -> Encoded:
+        encoded, opening = self._escaped(text), np.array(self.opening, np.int32)
+        if np.array_equal(encoded.ids[: len(opening)], opening):
+            return encoded
+        nowhere = np.zeros(len(opening), np.int64)
+        return _joined([Encoded(opening, nowhere, nowhere), encoded])
+
+    def _escaped(self, text: str) -> Encoded:
+        """A text in which special tokens are named, and some names are escaped; offsets do not count the escapes."""
+        if _ESCAPE not in text:
+            return self._encode(text, special=True)
+        parts: list[Encoded] = []
+        plain, start = "", 0
+        for piece in re.split(f"({_ESCAPE}.|{self._special.pattern})", text, flags=re.DOTALL):
+            if piece not in self._special_ids:
+                plain += piece.removeprefix(_ESCAPE)
+                continue
+            parts.append(self._encode(plain, special=False).after(0, start))
+            start += len(plain)
+            ends = np.array([start + len(piece)])
+            parts.append(Encoded(np.array([self._special_ids[piece]], np.int32), ends - len(piece), ends))
+            plain, start = "", start + len(piece)
+        return _joined([*parts, self._encode(plain, special=False).after(0, start)])
+
+    def _encode(self, text: str, *, special: bool) -> Encoded:
+        """`text` alone, in which the names of special tokens are these tokens, or characters like any others."""
+        self._backend.encode_special_tokens = not special
+        found = self._backend.encode(text, add_special_tokens=False)
+        for name in () if special else set(self._special.findall(text)):
+            if self._special_ids[name] in found.ids and self._special_ids[name] != self.hf.unk_token_id:
+                raise ModelError(f"{name!r} in a text is a special token that this tokenizer cannot keep as text")
+        starts, ends = np.array(found.offsets, np.int64).reshape(-1, 2).T
+        return Encoded(np.array(found.ids, np.int32), np.maximum.accumulate(starts), np.maximum.accumulate(ends))
 
     def decode(self, token_ids: list[int]) -> str:
         text: str = self.hf.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+
+def _joined(parts: Sequence[Encoded]) -> Encoded:
+    """One text's parts, whose offsets are the text's."""
+    return Encoded(*map(np.concatenate, zip(*parts, strict=True)))

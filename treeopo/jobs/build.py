@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from treeopo_storage import StoreMeta, create_store, open_writer
+from treeopo_storage import StoreMeta, create_store, open_store, open_writer
 
 from treeopo.config import BuildConfig
 from treeopo.engines.launch import StartEngine, start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import RunError
 from treeopo.inspect.find import overview
+from treeopo.inspect.tokens import missing_opening
 from treeopo.ports import Notify
 from treeopo.problems.graders import open_grader
 from treeopo.problems.problem_set import ProblemSet
@@ -65,6 +66,8 @@ def build_store(
             first = writer.problem_count
             if writer.meta != meta:
                 raise RunError(f"{config.output}: built with other settings; use the same, or choose another --output")
+        if warning := missing_opening(open_store(config.output), tokenizer):
+            notify(warning)
     if first < len(problem_set):
         notify("starting the teacher's engine")
         asyncio.run(_search(config, inputs, meta, first, on_progress, start_engine))

@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from pathlib import Path
+
+from treeopo_storage import StoreError, open_store
 
 from treeopo.config import EvalConfig
 from treeopo.engines.launch import StartEngine, start_engine
@@ -15,11 +18,13 @@ from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.evaluation.accuracy import Graded, Question, Scores, complete_and_grade
 from treeopo.evaluation.answers import Answers
 from treeopo.evaluation.comparison import Evaluation, compare_models
+from treeopo.inspect.tokens import missing_opening
 from treeopo.ports import Engine, Notify
 from treeopo.problems.graders import open_grader
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.spec import load_problem_set
-from treeopo.run.models import BASE, ModelRef, adapters, embedded, resolve, serve
+from treeopo.run.directory import RunDirectory
+from treeopo.run.models import BASE, ModelRef, adapters, check_servable, embedded, resolve, serve
 from treeopo.run.questions import make_questions
 
 OnCompletion = Callable[[str, str, Graded], None]
@@ -44,6 +49,7 @@ def evaluate(
         load_problem_set(spec, config.limit, config.grading.grader, "test") for spec in dict.fromkeys(config.problems)
     ]
     models = _models(config)
+    check_servable(models, config.engine)
     settings = config.model_dump(
         mode="json", exclude={"output": True, "engine": True, "grading": {"workers", "memory_mib"}}
     )
@@ -90,6 +96,8 @@ async def _evaluate(
         tokenizer = ModelTokenizer(base, config.engine.trust_remote_code)
         asked = [(problem_set, make_questions(tokenizer, config.prompt, problem_set)) for problem_set in problem_sets]
         longest = max(len(question.prompt_ids) for _, questions in asked for question in questions)
+        for warning in filter(None, (_trained_on(model, tokenizer) for model in models if model.base == base)):
+            notify(warning)
         notify(f"starting an engine for {base}")
         of_base = sorted((model for model in models if model.base == base), key=lambda model: bool(model.adapter))
         options = replace(config.engine, max_model_tokens=longest + config.max_new_tokens)
@@ -106,6 +114,21 @@ async def _evaluate(
         finally:
             await engine.close()
     return scores
+
+
+def _trained_on(model: ModelRef, tokenizer: ModelTokenizer) -> str | None:
+    """A warning, if `model` is a run that learned from prompts which begin otherwise than those it is now asked."""
+    path = Path(model.label)
+    if not RunDirectory.is_at(path):
+        return None
+    own, given = path / "retokenized.zarr", RunDirectory.open(path).config.store
+    try:
+        trees = open_store(own if own.exists() else given) if given is not None else None
+    except StoreError:
+        return None  # it was moved or removed since
+    if trees is None or trees.meta.tokenizer_fingerprint != tokenizer.fingerprint:
+        return None
+    return missing_opening(trees, tokenizer)
 
 
 async def _score(

@@ -21,6 +21,7 @@ from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ModelError, RunError, require
 from treeopo.evaluation.periodic import read_best
 from treeopo.evaluation.settings import PeriodicSettings
+from treeopo.inspect.tokens import missing_opening
 from treeopo.jobs.export import export_merged
 from treeopo.methods import Need, find_method
 from treeopo.ports import Notify
@@ -128,12 +129,12 @@ def _inputs(run: RunDirectory, notify: Notify) -> Inputs:
 def _summary(run: RunDirectory, inputs: Inputs) -> TrainSummary:
     steps = read_metrics(run.metrics)
     return TrainSummary(
-        steps=len(steps),
+        steps=max((step["step"] for step in steps), default=run.config.steps if run.is_complete else 0),
         complete=run.is_complete,
         informative_steps=sum(step.get("learner/grad_norm", 0.0) > 0 for step in steps),
-        max_staleness=int(max(step.get("rollout/staleness_max", 0) for step in steps)),
-        learner_peak_mib=max(step["learner/peak_mib"] for step in steps),
-        engine_peak_mib=max(step.get("engine/peak_mib", 0.0) for step in steps),
+        max_staleness=int(max((step.get("rollout/staleness_max", 0) for step in steps), default=0)),
+        learner_peak_mib=max((step["learner/peak_mib"] for step in steps), default=0.0),
+        engine_peak_mib=max((step.get("engine/peak_mib", 0.0) for step in steps), default=0.0),
         data=inputs.data.summary,
         adapter=run.adapter,
         best=read_best(run.best),
@@ -195,7 +196,7 @@ def _tenths(steps: int, notify: Notify) -> Callable[[int, Metrics], None]:
 
 def _merged_once(run: RunDirectory, directory: Path) -> Path:
     if not directory.exists():
-        export_merged(run, directory)
+        export_merged(run.path, directory)
     return directory
 
 
@@ -230,6 +231,8 @@ def _for_tokenizer(store: TreeStore, run: RunDirectory, tokenizer: ModelTokenize
         run.begin()
         store = retokenized_copy(store, run.path / "retokenized.zarr", tokenizer, notify)
     check_tokenizer(store.meta, tokenizer.fingerprint)
+    if warning := missing_opening(store, tokenizer):
+        notify(warning)
     return store
 
 
@@ -239,6 +242,6 @@ def retokenized_copy(store: TreeStore, path: Path, tokenizer: ModelTokenizer, no
         rmtree(path, ignore_errors=True)
         create_store(path, retokenized_meta(store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size))
         with open_writer(path) as writer:
-            done = retokenize(store, writer, tokenizer.encode, lambda ids: tokenizer.decode(list(ids)))
-        notify(f"{done.prefixes} prefixes re-tokenised, {done.changed} no longer decode to their text")
+            done = retokenize(store, writer, tokenizer, tokenizer.eos_token_id)
+        notify(str(done))
     return open_store(path)

@@ -1,6 +1,7 @@
 """Settings of the learner; the defaults are the paper's (App. B, Table 3) where it states them."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from treeopo.errors import require
@@ -45,7 +46,7 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         require(self.rank >= 1, f"lora.rank is {self.rank}; it must be at least 1")
-        require(self.alpha > 0, f"lora.alpha is {self.alpha}; it must be positive")
+        require(0 < self.alpha < inf, f"lora.alpha is {self.alpha}; it must be positive and finite")
         require(0 <= self.dropout < 1, f"lora.dropout is {self.dropout}; it must lie in [0, 1)")
 
 
@@ -66,8 +67,11 @@ class OptimizerSettings:
     """A longer gradient is scaled down to this norm."""
 
     def __post_init__(self) -> None:
-        require(self.learning_rate > 0, f"optimizer.learning_rate is {self.learning_rate}; it must be positive")
-        require(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}; it must not be negative")
+        require(
+            0 < self.learning_rate < inf,
+            f"optimizer.learning_rate is {self.learning_rate}; it must be positive and finite",
+        )
+        require(0 <= self.weight_decay < inf, f"optimizer.weight_decay is {self.weight_decay}; it must be 0 or more")
         require(self.warmup_steps >= 0, f"optimizer.warmup_steps is {self.warmup_steps}; it must not be negative")
         require(self.max_grad_norm > 0, f"optimizer.max_grad_norm is {self.max_grad_norm}; it must be positive")
 
@@ -151,7 +155,7 @@ class LearnerSettings:
             f"learner.clip_high is {self.clip_high}; PPO's upper epsilon is positive",
         )
         require(
-            0 <= self.prefix_loss < float("inf"),
+            0 <= self.prefix_loss < inf,
             f"learner.prefix_loss is {self.prefix_loss}; it must be 0 or more, and finite",
         )
         require(
@@ -163,7 +167,7 @@ class LearnerSettings:
     @property
     def correction_bounds(self) -> tuple[float, float]:
         """(low, high) of the importance ratio: what was given, else the preset's standard."""
-        low, high = (0.0, float("inf")) if self.correction == "none" else BOUNDS[self.correction]
+        low, high = (0.0, inf) if self.correction == "none" else BOUNDS[self.correction]
         return (
             low if self.correction_low is None else self.correction_low,
             high if self.correction_high is None else self.correction_high,
@@ -178,7 +182,7 @@ class DirectValueSettings:
     """The gain in value that one nat of log-ratio to the base model stands for."""
 
     def __post_init__(self) -> None:
-        require(self.beta > 0, f"dvo.beta is {self.beta}; it must be positive")
+        require(0 < self.beta < inf, f"dvo.beta is {self.beta}; it must be positive and finite")
 
 
 Direction = Literal["reverse", "forward"]
@@ -210,8 +214,12 @@ class KlSettings:
     """Upper bound of the importance ratios in the sampled estimate."""
 
     def __post_init__(self) -> None:
-        require(self.beta > 0, f"kl.beta is {self.beta}; it must be positive (tree-opo is tree-opo-kl without it)")
-        require(self.learning_rate > 0, f"kl.learning_rate is {self.learning_rate}; it must be positive")
+        require(
+            0 < self.beta < inf, f"kl.beta is {self.beta}; it must be positive (tree-opo is tree-opo-kl without it)"
+        )
+        require(
+            0 < self.learning_rate < inf, f"kl.learning_rate is {self.learning_rate}; it must be positive and finite"
+        )
         require(
             self.optimizer == "separate" or self.learning_rate == _KL_RATE,
             "kl.learning_rate belongs to kl.optimizer separate; a summed loss is stepped at the policy's rate",
@@ -258,4 +266,7 @@ class CriticSettings:
         require(0 <= self.discount <= 1, f"critic.discount is {self.discount}; gamma lies in [0, 1]")
         require(0 <= self.decay <= 1, f"critic.decay is {self.decay}; lambda lies in [0, 1]")
         require(self.warmup_steps >= 0, f"critic.warmup_steps is {self.warmup_steps}; it must not be negative")
-        require(self.learning_rate > 0, f"critic.learning_rate is {self.learning_rate}; it must be positive")
+        require(
+            0 < self.learning_rate < inf,
+            f"critic.learning_rate is {self.learning_rate}; it must be positive and finite",
+        )

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from treeopo_storage.errors import StoreError
 from treeopo_storage.text_files import read_text
 
-from treeopo.errors import ConfigError, ProblemError, require
+from treeopo.errors import ConfigError, ModelError, ProblemError, require
 from treeopo.problems.graders import load_grader
 from treeopo.problems.problem_set import STEP_SEPARATOR, ProblemSet, PromptTemplate
 from treeopo.problems.spec import load_problems
@@ -21,9 +21,16 @@ STOP_KEY = "stop"
 
 
 class Encode(Protocol):
-    """What a prompt needs of a tokenizer; `chat` raises `ModelError` where it has no chat template."""
+    """What a prompt needs of a tokenizer (`treeopo.engines.tokenizer.ModelTokenizer` says it in full): `begin` starts a
+    sequence, `encode` goes on with one, `escape` makes text of the special tokens that a text names; `chat` raises
+    `ModelError` where it has no chat template.
+    """
+
+    def begin(self, text: str) -> list[int]: ...
 
     def encode(self, text: str) -> list[int]: ...
+
+    def escape(self, text: str) -> str: ...
 
     def chat(self, messages: Sequence[Message]) -> list[int]: ...
 
@@ -73,6 +80,17 @@ class Prompter:
         self(Problem("", "", ""))  # a tokenizer without a chat template is found out here
 
     def __call__(self, problem: Problem) -> list[int]:
+        """Tokens that ask `problem`.
+
+        Raises:
+            ModelError: it names a special token that the tokenizer cannot keep as text.
+        """
+        try:
+            return self._encode(problem)
+        except ModelError as error:
+            raise ModelError(f"problem {problem.id!r}: {error}" if problem.id else str(error)) from None
+
+    def _encode(self, problem: Problem) -> list[int]:
         if self._chat:
             messages = [
                 message
@@ -80,14 +98,20 @@ class Prompter:
                 for message in (_message("user", self._render(example)), _message("assistant", example.solution or ""))
             ]
             return self._tokenizer.chat([*messages, _message("user", self._render(problem))])
-        shown = "".join(f"{self._render(example)}{example.solution}{STEP_SEPARATOR}" for example in self._examples)
-        return self._tokenizer.encode(shown + self._render(problem))
+        return self._tokenizer.begin("".join([*map(self._solved, self._examples), self._plain(problem)]))
 
     def instruct(self, text: str) -> list[int]:
         """Tokens of a prompt that is `text` alone, in the style of the others and without their examples."""
         if self._chat:
             return self._tokenizer.chat([_message("user", text.strip())])
-        return self._tokenizer.encode(text)
+        return self._tokenizer.begin(self._tokenizer.escape(text))
+
+    def _solved(self, example: Problem) -> str:
+        return f"{self._plain(example)}{self._tokenizer.escape(example.solution or '')}{STEP_SEPARATOR}"
+
+    def _plain(self, problem: Problem) -> str:
+        """The template may name special tokens, the question only as text."""
+        return self._template.replace("{question}", self._tokenizer.escape(problem.question))
 
     def _render(self, problem: Problem) -> str:
         return self._template.replace("{question}", problem.question)

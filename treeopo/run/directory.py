@@ -69,7 +69,9 @@ class RunDirectory:
             config = TrainConfig.model_validate(_migrated(record["config"]))
         except OSError:
             raise RunError(f"{path}: no run there (no config.json); give the --output of an earlier train") from None
-        except (json.JSONDecodeError, KeyError, TypeError, ValidationError):
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise RunError(f"{path}/config.json: is damaged; restore it from a copy, or start a new run") from None
+        except (KeyError, TypeError, ValidationError):
             raise RunError(f"{path}/config.json: not the settings of a run of this version; start a new run") from None
         return cls(path, config.model_copy(update={"output": path}))
 
@@ -130,11 +132,11 @@ class RunDirectory:
     @property
     def is_started(self) -> bool:
         """A step has been taken: the settings are fixed from then on."""
-        return self.metrics.exists() and self.metrics.stat().st_size > 0
+        return (self.metrics.exists() and self.metrics.stat().st_size > 0) or any(self.checkpoints.glob("step-*"))
 
     @property
     def is_complete(self) -> bool:
-        return (self.adapter / "adapter_config.json").exists()
+        return all((self.adapter / name).exists() for name in ("adapter_config.json", "adapter_model.safetensors"))
 
 
 def _migrated(config: dict[str, Any]) -> dict[str, Any]:

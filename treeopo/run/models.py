@@ -1,18 +1,18 @@
 """Which weights a name means, and an engine that serves them: a model, an adapter directory or a training run."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, assert_never
 
-from treeopo.engines.settings import Adapters
+from treeopo.engines.settings import Adapters, EngineOptions, publishable_as
 from treeopo.errors import ModelError, RunError
 from treeopo.learner.checkpoints import Checkpoints
 from treeopo.ports import Engine
 from treeopo.problems.spec import difficulty_of
 from treeopo.records import WeightFormat
+from treeopo.run.adapter_files import CONFIG, read_config, room_for
 from treeopo.run.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 BASE = "base"
 """As `--against base`: the model under the adapter that is evaluated."""
+
+
+_ONE_FILE = 2**60
+"""Bytes of a shard of weights; an engine takes one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +51,11 @@ def resolve(name: str) -> ModelRef:
         if not run.is_complete and checkpoint is None:
             raise RunError(f"{path}: the run has no checkpoint yet; let it reach one, or evaluate its student")
         path = run.adapter if run.is_complete or checkpoint is None else checkpoint / "adapter"
-    if not (path / "adapter_config.json").is_file():
+    if not (path / CONFIG).is_file():
         return ModelRef(name, name)
-    try:
-        base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (json.JSONDecodeError, AttributeError):
-        raise ModelError(f"{path}/adapter_config.json is not the description of a PEFT adapter") from None
+    base = read_config(path).get("base_model_name_or_path")
     if not base:
-        raise ModelError(f"{path}/adapter_config.json names no base model (base_model_name_or_path)")
+        raise ModelError(f"{path}/{CONFIG} names no base model (base_model_name_or_path)")
     return ModelRef(name, base, path)
 
 
@@ -65,13 +66,24 @@ def embedded(problems: str) -> "TinyModels":
     return ensure_tiny(difficulty_of(problems))
 
 
+def check_servable(models: Sequence[ModelRef], options: EngineOptions) -> None:
+    """Find out, before an engine starts, whether every adapter among `models` is one of its base that can be served.
+
+    Raises:
+        ModelError: one is not, or its base cannot be loaded.
+    """
+    for model in models:
+        if model.adapter is not None:
+            from treeopo.learner import adapters as saved
+
+            saved.check_servable(model.base, model.adapter, options.trust_remote_code)
+            publishable_as(options, room_for([model.adapter]))
+
+
 def adapters(models: Sequence[ModelRef]) -> Adapters | None:
     """What an engine must make room for to serve one of `models` after the other."""
     found = [model.adapter for model in models if model.adapter is not None]
-    if not found:
-        return None
-    configs = [json.loads((path / "adapter_config.json").read_text(encoding="utf-8")) for path in found]
-    return Adapters(rank=max(config.get("r", 1) for config in configs), versions=2)
+    return room_for(found) if found else None
 
 
 async def serve(engine: Engine, version: int, ref: ModelRef, trust_remote_code: bool = False) -> None:
@@ -82,26 +94,11 @@ async def serve(engine: Engine, version: int, ref: ModelRef, trust_remote_code: 
         case WeightFormat.ADAPTER:
             await engine.publish(version, ref.adapter)
         case WeightFormat.MERGED:
+            from treeopo.learner.merge import merged_model
+
             with TemporaryDirectory() as directory:
-                weights = Path(directory) / "policy.safetensors"
-                _save_merged(ref, weights, trust_remote_code)
-                await engine.publish(version, weights)
+                model = merged_model(ref.base, ref.adapter, trust_remote_code)
+                model.save_pretrained(directory, max_shard_size=_ONE_FILE)
+                await engine.publish(version, Path(directory) / "model.safetensors")
         case _:
             assert_never(engine.weight_format)
-
-
-def _save_merged(ref: ModelRef, path: Path, trust_remote_code: bool) -> None:
-    import torch
-
-    from treeopo.learner.policy import LoraPolicy
-    from treeopo.learner.settings import LoraSettings
-
-    policy = LoraPolicy.load(
-        ref.base,
-        LoraSettings(),
-        dtype=torch.bfloat16,
-        device=torch.device("cpu"),
-        adapter=ref.adapter,
-        trust_remote_code=trust_remote_code,
-    )
-    policy.save_merged(path)

@@ -1,0 +1,298 @@
+"""Tokens are those that the tokenizer gives for the whole text: where it begins, where steps meet, what it names."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import Unigram, WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from treeopo_cli.store import app as store_commands
+from treeopo_storage import (
+    Action,
+    MemoryTreeStore,
+    ProblemTree,
+    StoreMeta,
+    create_store,
+    open_store,
+    open_writer,
+)
+from treeopo_storage.conformance import random_tree
+from treeopo_storage.formats import read_traces, traces_among
+from treeopo_storage.interchange import trees_from_traces
+from treeopo_storage.joint import encode_tree
+from treeopo_storage.retokenize import Retokenized, retokenize
+from typer.testing import CliRunner
+
+from tests.hard_knocks.odd_tokenizers import BOS, CHAT, EOS, byte_level, llama2, metaspace, saved
+from treeopo.config import BuildConfig
+from treeopo.engines.scripted import Pieces, ScriptedEngine
+from treeopo.engines.settings import Adapters, EngineOptions
+from treeopo.engines.tokenizer import ModelTokenizer
+from treeopo.errors import ModelError
+from treeopo.inspect.tokens import missing_opening
+from treeopo.jobs.build import build_store
+from treeopo.problems.problem_set import ProblemSet
+from treeopo.problems.prompting import Prompter, PromptSettings
+from treeopo.records import Problem
+from treeopo.run.questions import make_questions
+from treeopo.search.tree import GrowingTree
+
+PROBLEM = Problem("sum", "What is 2+3+4?", "9")
+NAMES_ONE = Problem("names", f"What does {EOS} mean in 3+4?", "7")
+
+
+def talk(prompt: str, rng: random.Random, version: int) -> Pieces:
+    return [(f"{rng.randrange(9)}\n\n", -1.0), ("#### 9", -1.0)]
+
+
+def build(tmp_path: Path, tokenizer: ModelTokenizer, **settings: object) -> Path:
+    """`treeopo mcts build` of `PROBLEM` by a scripted teacher; the store's path."""
+    (tmp_path / "p.jsonl").write_text(json.dumps({"question": PROBLEM.question, "answer": "It is 9.\n#### 9"}) + "\n")
+    teacher, output = tokenizer.hf.name_or_path, tmp_path / "t.zarr"
+    values = {"problems": str(tmp_path / "p.jsonl"), "teacher": teacher, "output": output}
+
+    async def start(model: str, options: EngineOptions, adapters: Adapters | None) -> ScriptedEngine:
+        return ScriptedEngine(talk, tokenizer)
+
+    config = BuildConfig.model_validate(values | {"search": {"rollouts": 4}} | settings)
+    build_store(config, lambda notice: None, lambda *progress: None, start)
+    return output
+
+
+# huggingface/trl#3520, EleutherAI/lm-evaluation-harness#1465, #1854, #2049, #3430, huggingface/transformers#29250
+@pytest.mark.parametrize("style", ["plain", "chat"])
+def test_a_prompt_begins_with_exactly_one_beginning_of_text_token(tmp_path: Path, style: str) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level(), bos=True, chat="{{ bos_token }}" + CHAT)
+    bos = tokenizer.hf.bos_token_id
+    root = open_store(build(tmp_path, tokenizer, prompt={"style": style})).problem(0)
+    prefix = root.prefix_tokens(root.node_count - 1).tolist()
+    assert prefix[0] == bos
+    assert prefix.count(bos) == 1
+    settings = PromptSettings(style=style)  # type: ignore[arg-type]
+    (question,) = make_questions(tokenizer, settings, ProblemSet("numbers", (PROBLEM,)))  # what eval asks
+    assert question.prompt_ids == root.prefix_tokens(0).tolist()
+
+
+def test_examples_before_a_question_bring_no_further_one(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level(), bos=True)
+    rows = [{"question": f"Is it {n}?", "answer": f"It is {n}.\n#### {n}"} for n in (1, 2)]
+    (tmp_path / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = PromptSettings(shots=2, examples=str(tmp_path / "examples.jsonl"))
+    ids = Prompter(tokenizer, settings, ProblemSet("numbers", (PROBLEM,)))(PROBLEM)
+    assert (ids[0], ids.count(ids[0])) == (tokenizer.hf.bos_token_id, 1)
+
+
+def test_a_text_begins_as_the_tokenizer_itself_begins_it(tmp_path: Path) -> None:
+    for number, backend in enumerate((byte_level(("Ċ", "Ċ")), metaspace("always"), metaspace("first"))):
+        for bos in (False, True):
+            tokenizer = saved(tmp_path / f"{number}{bos}", backend, bos=bos)
+            assert tokenizer.begin("so 2+3\n\nso") == tokenizer.hf.encode("so 2+3\n\nso")
+
+
+# volcengine/verl and open-r1#462, vllm-project/vllm#27486, sgl-project/sglang#888
+def test_a_template_that_writes_the_token_itself_gets_no_second_one(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level(), bos=True)
+    (tmp_path / "template.txt").write_text(BOS + "Q {question}\n\n")
+    settings = PromptSettings(template=tmp_path / "template.txt")
+    ids = Prompter(tokenizer, settings, ProblemSet("numbers", (PROBLEM,)))(NAMES_ONE)
+    assert (ids[0], ids.count(ids[0])) == (tokenizer.hf.bos_token_id, 1)
+    assert ids[1:3] == tokenizer.encode("Q ")
+
+
+# vllm-project/vllm#11691, huggingface/transformers#30772
+@pytest.mark.parametrize("style", ["plain", "chat"])
+def test_a_special_token_that_a_question_names_stays_text(tmp_path: Path, style: str) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level(), bos=True, chat=CHAT)
+    settings = PromptSettings(style=style)  # type: ignore[arg-type]
+    prompter = Prompter(tokenizer, settings, ProblemSet("numbers", (PROBLEM,)))
+    ids = prompter(NAMES_ONE)
+    assert ids.count(tokenizer.eos_token_id) == (style == "chat")  # the template ends a turn with it
+    assert NAMES_ONE.question in tokenizer.decode(ids)
+    assert prompter(PROBLEM)[-1:] == ids[-1:]
+    assert tokenizer.eos_token_id not in tokenizer.encode(NAMES_ONE.question)
+    assert tokenizer.eos_token_id not in prompter.instruct(f"{EOS} and {EOS}")[:-20]
+
+
+def test_an_escaped_text_reads_as_before_whatever_it_holds(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level())
+    for text in (EOS, f"a{EOS}{BOS}b", "\ufdd0", f"\ufdd0{EOS}\ufdd0", "", "<|endof", "\ufdd0\ufdd0s"):
+        assert tokenizer.begin(tokenizer.escape(text)) == tokenizer.encode(text)
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_tokenizer_that_cannot_keep_a_name_as_text_says_which_problem(tmp_path: Path) -> None:
+    pieces = [EOS, BOS, "<unk>", *map(chr, range(32, 127)), "\n"]
+    unigram = Tokenizer(Unigram([(piece, -float(len(piece) == 1)) for piece in pieces], 2))
+    unigram.decoder = Fuse()
+    tokenizer = saved(tmp_path / "model", unigram)
+    with pytest.raises(ModelError, match=r"problem 'names': '<\|endoftext\|>' in a text is a special token that"):
+        Prompter(tokenizer, PromptSettings(), ProblemSet("numbers", (PROBLEM,)))(NAMES_ONE)
+
+
+def test_a_store_whose_prompts_lack_the_token_is_told_of_in_one_line(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level(), bos=True)
+    plain = saved(tmp_path / "plain", byte_level())
+    create_store(tmp_path / "old.zarr", StoreMeta(tokenizer.fingerprint, teacher="nobody"))
+    with open_writer(tmp_path / "old.zarr") as writer:
+        writer.append([random_tree("p", 1, nodes=4, vocabulary=200)])
+    warning = missing_opening(open_store(tmp_path / "old.zarr"), tokenizer)
+    assert warning is not None
+    assert warning.startswith("warning: 1 of 1 prompts looked at in the store do not begin with <s>")
+    assert "\n" not in warning
+    assert missing_opening(open_store(tmp_path / "old.zarr"), plain) is None
+    assert missing_opening(open_store(build(tmp_path, tokenizer)), tokenizer) is None
+
+
+def imported(tmp_path: Path, tokenizer: ModelTokenizer, *traces: Mapping[str, object]) -> ProblemTree:
+    """The tree that `treeopo store import` makes of traces of one problem."""
+    rows = [{"question": "2+3+4?", "answer": "9", "reward": 1, **trace} for trace in traces]
+    (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = traces_among(read_traces([str(tmp_path / "traces.jsonl")]), Counter())
+    (tree,) = trees_from_traces(found, "\n\n", tokenizer, end_of_text=[tokenizer.eos_token_id])
+    return tree
+
+
+def whole(tree: ProblemTree, node: int) -> str:
+    return "".join(tree.texts[step] for step in tree.path(node))
+
+
+def retokenized(tree: ProblemTree, tokenizer: ModelTokenizer) -> tuple[ProblemTree, Retokenized]:
+    """The tree as `treeopo store retokenize` has it, and what that tells."""
+    source, copy = MemoryTreeStore(StoreMeta("another", "nobody")), MemoryTreeStore(StoreMeta("this", "nobody"))
+    source.open_writer().append([tree])
+    done = retokenize(source.open_store(), copy.open_writer(), tokenizer, tokenizer.eos_token_id)
+    return copy.open_store().problem(0), done
+
+
+# huggingface/transformers#22710, #26273, #28776, huggingface/tokenizers#1141, #1258, allenai/catwalk#156
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize(
+    "backend",
+    [metaspace("always"), metaspace("first"), llama2(), byte_level(space=True), byte_level(("Ċ", "Ċ"), by_words=True)],
+    ids=["always", "first", "llama2", "prefix space", "by words"],
+)
+def test_a_tree_of_texts_holds_the_tokens_of_whole_solutions(tmp_path: Path, backend: Tokenizer, bos: bool) -> None:
+    tokenizer = saved(tmp_path / "model", backend, bos=bos)
+    tree = imported(tmp_path, tokenizer, {"steps": ["2+3=5", "so it is é", " 5+4=9"]}, {"steps": ["2+3=5", "9"]})
+    again, told = retokenized(tree, tokenizer)
+    assert told == Retokenized(5, changed=0)
+    for made, texts in ((tree, None), (again, tree.texts)):
+        assert made.texts == (texts or ("2+3+4?", "2+3=5\n\n", "so it is é\n\n", " 5+4=9", "9"))
+        ids = made.prefix_tokens(3).tolist()
+        assert ids[: len(ids) - (texts is None)] == tokenizer.hf.encode(whole(made, 3))
+        for node in range(5):
+            assert tokenizer.reads_as(made.prefix_tokens(node).tolist(), whole(made, node))
+
+
+def test_where_solutions_differ_about_a_step_s_tokens_the_most_visited_one_decides(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level(("Ċ", "Ċ"), by_words=True))
+    letter, space = {"steps": ["2+3=5", "So 9"]}, {"steps": ["2+3=5", " 9"]}
+    two, one = tokenizer.hf.encode("5\n\nS")[1:-1], tokenizer.hf.encode("5\n\n 9")[1:-2]
+    assert (len(two), len(one)) == (2, 1)
+    for traces, ends in (((letter, space), two), ((space, letter), one), ((space, letter, letter), two)):
+        tree = imported(tmp_path, tokenizer, *traces)
+        assert tree.prefix_tokens(1).tolist()[-len(ends) :] == ends
+        assert tree.prefix_tokens(1).tolist()[-len(ends) - 1] == tokenizer.encode("5")[0]
+        for node in (2, 3):
+            assert tokenizer.reads_as(tree.prefix_tokens(node).tolist(), whole(tree, node))
+
+
+def test_a_token_that_reaches_into_the_next_step_takes_its_characters_along_where_all_solutions_have_it(
+    tmp_path: Path,
+) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level(("Ċ", "Ċ"), ("ĊĊ", "S")))
+    agreed = imported(tmp_path, tokenizer, {"steps": ["2+3=5", "So 9"]}, {"steps": ["2+3=5", "Sum 9"], "reward": 0})
+    assert agreed.texts[1:] == ("2+3=5\n\nS", "o 9", "um 9")
+    assert agreed.prefix_tokens(2).tolist()[:-1] == tokenizer.hf.encode("2+3+4?2+3=5\n\nSo 9")
+    split = imported(tmp_path, tokenizer, {"steps": ["2+3=5", "So 9"]}, {"steps": ["2+3=5", "9"], "reward": 0})
+    assert split.texts[1:] == ("2+3=5\n\n", "So 9", "9")
+    swallowed = imported(tmp_path, tokenizer, {"steps": ["2+3=5", "S"]})
+    assert swallowed.texts[1:] == ("2+3=5\n\n", "S")
+    for tree in (agreed, split, swallowed):
+        for node in range(tree.node_count):
+            assert tokenizer.reads_as(tree.prefix_tokens(node).tolist(), whole(tree, node))
+    _, told = retokenized(replace(agreed, texts=("2+3+4?", "2+3=5\n\n", "So 9", "Sum 9")), tokenizer)
+    assert str(told).endswith(
+        "4 prefixes re-tokenised; 0 no longer decode to their text; the end of 1 moved to the end of the token there"
+    )
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    merges=st.lists(
+        st.sampled_from([("Ċ", "Ċ"), ("a", "Ċ"), ("Ċ", "b"), ("b", "a"), ("a", "b")]), max_size=4, unique=True
+    ),
+    by_words=st.booleans(),
+)
+def test_no_tree_loses_a_character_whatever_the_merges(
+    seed: int, merges: list[tuple[str, str]], by_words: bool
+) -> None:
+    rng = random.Random(seed)
+    nodes = rng.randrange(1, 9)
+    parent = np.array([-1, *(rng.randrange(node) for node in range(1, nodes))], np.int32)
+    texts = ["".join(rng.choices("ab\né", k=rng.randrange(1, 4))) for _ in range(nodes)]
+    visits = np.array([rng.randrange(3) for _ in range(nodes)], np.int32)
+    with TemporaryDirectory() as path:
+        tokenizer = saved(Path(path), byte_level(*merges, by_words=by_words))
+    joint = encode_tree("?", texts, parent, visits, tokenizer)
+    prefix: dict[int, tuple[list[int], str, str]] = {-1: ([], "", "")}
+    for node, up in enumerate(parent.tolist()):
+        ids, read, given_text = prefix[up]
+        assert len(joint.steps[node]) > 0
+        prefix[node] = [*ids, *joint.steps[node].tolist()], read + joint.texts[node], given_text + texts[node]
+        assert tokenizer.reads_as(prefix[node][0], prefix[node][1])
+        assert prefix[node][1].startswith(prefix[node][2])  # what a token took along is the next step's
+        if node not in parent:
+            assert prefix[node][1] == prefix[node][2]
+
+
+def test_special_tokens_of_a_rendered_prompt_are_tokens_and_those_of_question_and_steps_are_text(
+    tmp_path: Path,
+) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level(), bos=True)
+    question = f"What is {EOS}?"
+    trace = {"question": question, "prompt": f"{BOS}[user]{question}{EOS}[assistant]", "steps": [f"A name: {EOS}", "9"]}
+    tree = imported(tmp_path, tokenizer, trace)
+    ids = tree.prefix_tokens(2).tolist()
+    assert ids.count(tokenizer.hf.bos_token_id) == 1
+    assert [token for token in ids if token == tokenizer.eos_token_id] == [tokenizer.eos_token_id] * 2  # turn and end
+    assert ids[-1] == tokenizer.eos_token_id
+    assert all(tokenizer.reads_as(tree.prefix_tokens(node).tolist(), whole(tree, node)) for node in range(3))
+
+
+def test_import_tells_of_texts_that_the_tokenizer_cannot_say(tmp_path: Path) -> None:
+    words = Tokenizer(WordLevel({"?": 0, "2+3": 1, "5": 2}, unk_token="?"))
+    words.pre_tokenizer = WhitespaceSplit()
+    saved(tmp_path / "model", words)
+    trace = {"question": "2+3 ?", "answer": "5", "steps": ["so it is", "5"], "reward": 1}
+    (tmp_path / "traces.jsonl").write_text(json.dumps(trace) + "\n")
+    arguments = ["import", tmp_path / "traces.jsonl", "-o", tmp_path / "t.zarr", "--tokenizer", tmp_path / "model"]
+    told = CliRunner().invoke(store_commands, list(map(str, arguments)), catch_exceptions=False)
+    assert told.output.rstrip().endswith("; 3 prefixes do not decode to their text")
+
+
+def test_a_searched_step_reads_as_it_does_in_its_solution(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", metaspace("first"), bos=True)
+    steps = [
+        tokenizer.begin("2+3=5?"),
+        tokenizer.encode("so\n\n"),
+        tokenizer.encode(" so it is"),
+        tokenizer.encode("2"),
+    ]
+    growing = GrowingTree(np.array(steps[0], np.int32), 5)
+    node = 0
+    for ids in steps[1:]:
+        logprobs = np.zeros(len(ids), np.float32)
+        node, _ = growing.grow(node, np.array(ids, np.int32), logprobs, Action.STEP, tuple(ids))
+    growing.end(node, 1.0)
+    assert growing.freeze(PROBLEM, tokenizer).texts == ("2+3=5?", "so\n\n", " so it is", "2")

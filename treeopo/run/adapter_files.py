@@ -1,0 +1,65 @@
+"""What adapter_config.json says, read without torch: over which base, and whether engines can use it beside that."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from treeopo.engines.settings import Adapters
+from treeopo.errors import ModelError
+
+CONFIG = "adapter_config.json"
+
+_PLAIN = {
+    *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "lora_dropout"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "ensure_weight_tying"),
+    *("inference_mode", "runtime_config", "megatron_core", "qalora_group_size"),
+    *("eva_config", "corda_config", "loftq_config", "lora_ga_config"),  # for the start that init_lora_weights names
+}
+"""What may be set of an adapter that engines can use beside the base: low-rank A and B on linear layers alone, scaled
+by alpha and rank. Whatever else is set changes what the adapter means (DoRA, modules_to_save, what is yet to come)."""
+
+_PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
+"""Of `init_lora_weights`; others (PiSSA, OLoRA, LoftQ) change the base when PEFT loads the adapter."""
+
+
+def read_config(adapter: Path) -> dict[str, Any]:
+    """adapter_config.json of the directory `adapter`.
+
+    Raises:
+        ModelError: it is not a JSON object.
+    """
+    try:
+        config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise ModelError(f"{adapter}/{CONFIG} is not the description of a PEFT adapter")
+    return config
+
+
+def room_for(adapters: list[Path]) -> Adapters:
+    """What an engine must make room for to serve one of `adapters` after the other."""
+    configs = [read_config(adapter) for adapter in adapters]
+    ranks = [rank for config in configs for rank in (config.get("r", 1), *(config.get("rank_pattern") or {}).values())]
+    reasons = map(_merged_because, adapters, configs)
+    return Adapters(rank=max(ranks), versions=2, merged_because=next(filter(None, reasons), None))
+
+
+def _merged_because(adapter: Path, config: dict[str, Any]) -> str | None:
+    """Why engines cannot use this adapter beside its base; None if they can."""
+    from safetensors import safe_open
+
+    if config.get("peft_type") != "LORA":
+        return f"{adapter}: peft_type {config.get('peft_type')}"
+    plain = {"bias": ("none",), "init_lora_weights": _PLAIN_STARTS}
+    for key in sorted(config.keys() - _PLAIN):
+        if config[key] and config[key] not in plain.get(key, ()):
+            return f"{adapter}: {key} {config[key]!r}"
+    weights = adapter / "adapter_model.safetensors"
+    if weights.is_file():
+        with safe_open(weights, framework="np") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - no mapping
+                if not name.endswith((".lora_A.weight", ".lora_B.weight")) or ".lm_head." in name:
+                    return f"{adapter}: tensor {name}"
+    return None
