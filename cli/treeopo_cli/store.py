@@ -84,6 +84,10 @@ def import_(
         str | None,
         typer.Option(metavar="GRADER", help="Grades the traces (number, if none is named), and what training samples."),
     ] = None,
+    template: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A text that names {question} once: the prompt of rows without one."),
+    ] = None,
 ) -> None:
     """Build a store from finished solutions made elsewhere, in treeopo's layout or another project's."""
     from treeopo_storage import IMPORTED, StoreMeta, create_store, open_writer
@@ -95,7 +99,7 @@ def import_(
 
     words = ModelTokenizer(tokenizer)
     ends = separator.replace("\\n", "\n")
-    found = import_traces(traces, ends, layout, reward, grader)
+    found = import_traces(traces, ends, layout, reward, grader, template)
     trees = trees_from_traces(found.traces, ends, words, end_of_text=[words.eos_token_id])
     meta = StoreMeta(
         words.fingerprint,

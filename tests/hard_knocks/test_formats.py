@@ -417,3 +417,18 @@ def test_a_damaged_row_is_a_trace_left_out_or_one_line_and_never_a_traceback(tmp
         except TreeDataError:
             refused += 1
     assert refused > 10
+
+
+def test_a_root_asks_as_a_searched_one_does_or_by_a_template(tmp_path: Path) -> None:
+    path = file_of(tmp_path, REST)
+    (tmp_path / "t.txt").write_bytes("<user>{question}\r\n<model>".encode("utf-8-sig"))
+    plain = import_traces([path], "\n\n", "rest-mcts")
+    given = import_traces([path], "\n\n", "rest-mcts", template=tmp_path / "t.txt")
+    assert {trace.prompt for _, trace in plain.traces} == {f"Question: {QUESTION}\n\nAnswer:\n\n"}
+    assert {trace.prompt for _, trace in given.traces} == {f"<user>{QUESTION}\n<model>"}
+    (tmp_path / "t.txt").write_text("no question")
+    with pytest.raises(ConfigError, match=r"t.txt: name \{question\} once"):
+        import_traces([path], "\n\n", "rest-mcts", template=tmp_path / "t.txt")
+    own = {"question": QUESTION, "answer": "12", "steps": ["3*4"], "reward": 1, "prompt": "asked"}
+    rows = file_of(tmp_path, own, {name: value for name, value in own.items() if name != "prompt"} | {"id": 2})
+    assert [trace.prompt for _, trace in import_traces([rows], "\n\n").traces] == ["asked", QUESTION]

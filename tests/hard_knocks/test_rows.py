@@ -152,6 +152,7 @@ def test_a_short_float_is_the_number_that_was_written(tmp_path: Path) -> None:
             "row 1: has 4 cells where the header names 3 columns; put",
         ),
         ("p.csv", b'q,a\n"x"y,1\n', "is no line of CSV"),
+        ("p.csv", b"q,a,q\nx,1,y\n", "its header names 'q' more than once"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_what_mends_it(

@@ -4,14 +4,17 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import assert_never
 
-from treeopo_storage.errors import EmptyStoreError, TreeDataError
+from treeopo_storage.errors import EmptyStoreError, StoreError, TreeDataError
 from treeopo_storage.formats import TRACES, Format, Reward, format_named, read_traces, traces_among
+from treeopo_storage.text_files import read_text
 from treeopo_storage.traces import Trace
 
 from treeopo.errors import ConfigError
 from treeopo.problems.graders import OpenGrader, load_grader, open_grader
+from treeopo.problems.problem_set import PromptTemplate
 from treeopo.problems.settings import DEFAULT_GRADER, GRADER_KEY, GradingSettings
 from treeopo.records import Problem
 
@@ -31,17 +34,26 @@ class Imported:
 
 
 def import_traces(
-    names: Sequence[str], separator: str, layout: str, reward: str | None, grader: str | None
+    names: Sequence[str],
+    separator: str,
+    layout: str = TRACES.name,
+    reward: str | None = None,
+    grader: str | None = None,
+    template: Path | None = None,
 ) -> Imported:
     """The traces of files, directories and patterns, read as the format called `layout`.
+
+    template: a file whose text asks a question, for rows without a prompt. None: the plain template of problem sets,
+    but in treeopo's own layout the question alone.
 
     Raises:
         TreeDataError, FileFormatError, StoreAccessError: as `treeopo_storage.formats.read_traces`.
         EmptyStoreError: there is not one trace.
-        ConfigError: the format has no such reward, or there is no such grader.
+        ConfigError: the format has no such reward, there is no such grader, or the template cannot be used.
         GraderError: the grader cannot be started, or fails again and again.
     """
     form = format_named(layout)
+    ask = _asking(form, template)
     source = _source(form, reward)
     if grader is not None:
         load_grader(grader)
@@ -59,7 +71,25 @@ def import_traces(
         raise EmptyStoreError(f"{', '.join(names)}: no traces in it" + (f"; left out: {left_out}" if left_out else ""))
     graded_by = grader or (DEFAULT_GRADER if source == "graded" else None)
     settings = {"format": form.name, "reward": source} | ({GRADER_KEY: graded_by} if graded_by else {})
-    return Imported(traces, settings, left_out)
+    return Imported([(where, _asked(trace, ask)) for where, trace in traces], settings, left_out)
+
+
+def _asking(form: Format, template: Path | None) -> str:
+    """The text with {question} in it that asks for a solution."""
+    if template is None:
+        return "{question}" if form is TRACES else PromptTemplate().text
+    try:
+        text = read_text(template.expanduser())
+    except StoreError as error:
+        raise ConfigError(f"--template {error}") from None
+    if text.count("{question}") != 1:
+        raise ConfigError(f"--template {template}: name {{question}} once")
+    return text
+
+
+def _asked(trace: Trace, ask: str) -> Trace:
+    is_given = trace.prompt != trace.question
+    return trace if is_given else replace(trace, prompt=ask.replace("{question}", trace.question))
 
 
 def _source(form: Format, asked: str | None) -> Reward:

@@ -1,5 +1,6 @@
 """What adapter_config.json says, read without torch: over which base, and whether engines can use it beside that."""
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,11 @@ def read_config(adapter: Path) -> dict[str, Any]:
     Raises:
         ModelError: it is not a JSON object.
     """
+    content = (adapter / CONFIG).read_bytes()
+    if content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ModelError(f"{adapter}/{CONFIG}: PEFT refuses the byte order mark in it; save it as UTF-8 without")
     try:
-        config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(content)
     except ValueError:
         config = None
     if not isinstance(config, dict):
