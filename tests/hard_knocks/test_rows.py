@@ -173,6 +173,17 @@ def test_a_cut_parquet_says_after_which_row(tmp_path: Path) -> None:
         list(file_rows(path))
 
 
+def test_an_answer_alone_where_a_worked_solution_is_expected_says_how_to_name_it(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(lines([{"question": "x", "answer": "12"}]))
+    with pytest.raises(
+        ProblemError, match=r"or name the columns \(FILE\?question=COLUMN&answer=answer\) if it is the an"
+    ):
+        load_problems(str(path))
+    path.write_text(lines([{"question": "x", "answer": 12}]))
+    assert load_problems(str(path))[0].answer == "12"  # a number is no worked solution
+
+
 def traces(tmp_path: Path, *fields: str) -> Path:
     """A file with one trace a group of fields, which stand after the usual ones."""
     path = tmp_path / "t.jsonl"
