@@ -290,6 +290,9 @@ class EvalConfig(Section):
     against: str | None = None
     """A second model, compared on the same problems."""
 
+    base: str | None = None
+    """Hub name or directory of the model under the adapters; none: what their adapter_config.json names."""
+
     problems: tuple[str, ...] = Field(("staged-arithmetic:easy:test",), min_length=1)
     """The problem sets (docs/problems.md)."""
 

@@ -1,6 +1,7 @@
 """`treeopo export`: trained weights in the form that others load."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -9,6 +10,13 @@ import typer
 def export(
     run: Annotated[Path, typer.Argument(help="A training run, or an adapter's directory.", show_default=False)],
     merge: Annotated[Path, typer.Option("--merge", help="Directory for base and adapter as one transformers model.")],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="The model under the adapter, where that names one that has moved.",
+            show_default="adapter_config.json's",
+        ),
+    ] = None,
     trust_remote_code: Annotated[
         bool,
         typer.Option("--trust-remote-code", help="Run Python code that the base's repository brings; a run tells."),
@@ -21,5 +29,6 @@ def export(
     from treeopo.jobs.export import export_merged
     from treeopo_cli import render
 
-    export_merged(run, merge, trust_remote_code)
-    render.console.print(f"merged model: [bold]{merge}[/]\nnext: treeopo eval {merge}")
+    export_merged(run, merge, base, trust_remote_code)
+    render.say("merged model: [bold]{}[/]", merge)
+    render.say("next: treeopo eval {}", quote(str(merge)))

@@ -80,6 +80,6 @@ def build(
         with render.BuildBar() as bar:
             report = build_store(resolved, bar.notify, bar.advance)
     except KeyboardInterrupt:
-        render.console.print("stopped; finished problems are kept, and the same command goes on after them")
+        render.say("stopped; finished problems are kept, and the same command goes on after them")
         raise typer.Exit(130) from None
     render.store_report(output, report)

@@ -11,15 +11,31 @@ app = typer.Typer(no_args_is_help=True, help="Look at, check, convert and merge 
 StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Path or URL of a tree store.")]
 OutputStore = Annotated[str, typer.Option("--output", "-o", metavar="STORE", help="Path or URL of the new store.")]
 TokenizerName = Annotated[str, typer.Option(metavar="MODEL", help="Directory or hub name of the student's tokenizer.")]
+OwnTokenizer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Compare the tokens of prefixes with those that this model's tokenizer gives for their texts.",
+        show_default="the teacher's, if it is a directory here",
+    ),
+]
 
 
 @app.command()
-def info(store: StorePath, as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
+def info(
+    store: StorePath,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    tokenizer: OwnTokenizer = None,
+) -> None:
     """What a store holds, how it was made, and what its search found."""
     from treeopo_storage import open_store
     from treeopo_storage.summary import summarize
 
-    summary = summarize(open_store(store))
+    from treeopo.inspect.tokens import look
+
+    opened = open_store(store)
+    looked = look(opened, tokenizer)
+    summary = summarize(opened) | {"canonical_prefixes": None if looked is None else looked.share}
     if as_json:
         typer.echo(json.dumps(summary))
         return
@@ -27,6 +43,7 @@ def info(store: StorePath, as_json: Annotated[bool, typer.Option("--json", help=
     from treeopo_cli import render
 
     width = max(map(len, summary))
+    summary["canonical_prefixes"] = "not looked at; give --tokenizer" if looked is None else str(looked)
     for name, value in summary.items():
         shown = value if isinstance(value, str) and value.isprintable() else json.dumps(value)
         typer.echo(f"{name.replace('_', ' '):{width}}  {shown}")

@@ -3,6 +3,7 @@
 Encoded one by one, steps would hold tokens that nobody writes there: a space before each ("▁5" after "\\n\\n"), or one
 token "\\n\\n" where the whole text has two because a digit follows.
 
+    the prompt       is encoded alone, for it is asked before anything follows it, and an evaluation asks it so
     which encoding   a node's tokens come from the solution through its most visited child, and that one's, down to a
                      leaf (of equals the first): where solutions that share a step give it different tokens, it decides
     which step       a token belongs to the step that it starts in; one that reaches into the next step takes the
@@ -107,6 +108,7 @@ class _Joint:
             leaf: tokenize.encode_solution(question, texts[0], self._whole[leaf][len(texts[0]) :])
             for leaf in set(self._leaf)
         }
+        self._prompt = tokenize.encode_solution(question, texts[0], "")
         self._covered = [0] * len(texts)
         self._rest: list[Encoded | None] = [None] * len(texts)
 
@@ -123,7 +125,7 @@ class _Joint:
     def take(self, node: int) -> npt.NDArray[np.int32]:
         """The tokens of a node's step; its ancestors' were taken before."""
         source, end = self._source(node), self._end[node]
-        if not self._children[node]:
+        if not self._children[node] or node == 0:
             self._covered[node] = end
             return source.ids
         count = int(np.searchsorted(source.starts, end))
@@ -140,7 +142,7 @@ class _Joint:
         """What the node's tokens are the beginning of."""
         up, own = self._parent[node], self._encoded[self._leaf[node]]
         if up == NO_PARENT:
-            return own
+            return self._prompt
         rest = self._rest[up]
         if rest is not None and self._leaf[node] == self._leaf[up]:
             return rest

@@ -74,7 +74,9 @@ def test_an_adapter_s_description_with_a_mark_is_refused_by_name_for_peft_cannot
     tmp_path: Path, encoding: str
 ) -> None:
     (tmp_path / "adapter_config.json").write_bytes('{"base_model_name_or_path": "tiny"}'.encode(encoding))
-    with pytest.raises(ModelError, match=r"PEFT refuses the byte order mark in it; save it as UTF-8 without"):
+    with pytest.raises(
+        ModelError, match="begins with a byte order mark, which PEFT refuses; save it as UTF-8 without one"
+    ):
         resolve(str(tmp_path))
 
 

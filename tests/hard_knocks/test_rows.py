@@ -176,9 +176,7 @@ def test_a_cut_parquet_says_after_which_row(tmp_path: Path) -> None:
 def test_an_answer_alone_where_a_worked_solution_is_expected_says_how_to_name_it(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(lines([{"question": "x", "answer": "12"}]))
-    with pytest.raises(
-        ProblemError, match=r"or name the columns \(FILE\?question=COLUMN&answer=answer\) if it is the an"
-    ):
+    with pytest.raises(ProblemError, match=r"or name the columns \(FILE\?question=COLUMN&answer=answer\) if it is"):
         load_problems(str(path))
     path.write_text(lines([{"question": "x", "answer": 12}]))
     assert load_problems(str(path))[0].answer == "12"  # a number is no worked solution

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,12 +17,14 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import Unigram, WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from treeopo_cli.store import app as store_commands
+from treeopo_cli.main import app as commands
 from treeopo_storage import (
     Action,
     MemoryTreeStore,
     ProblemTree,
     StoreMeta,
+    TokenizerMismatchError,
+    TreeStore,
     create_store,
     open_store,
     open_writer,
@@ -34,16 +37,18 @@ from treeopo_storage.retokenize import Retokenized, retokenize
 from typer.testing import CliRunner
 
 from tests.hard_knocks.odd_tokenizers import BOS, CHAT, EOS, byte_level, llama2, metaspace, saved
-from treeopo.config import BuildConfig
+from treeopo.config import BuildConfig, TrainConfig
 from treeopo.engines.scripted import Pieces, ScriptedEngine
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.errors import ModelError
-from treeopo.inspect.tokens import missing_opening
+from treeopo.errors import InputError, ModelError
+from treeopo.inspect.tokens import canonical_prefixes, missing_opening
 from treeopo.jobs.build import build_store
+from treeopo.jobs.train import train
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import Prompter, PromptSettings
 from treeopo.records import Problem
+from treeopo.run.directory import RunDirectory
 from treeopo.run.questions import make_questions
 from treeopo.search.tree import GrowingTree
 
@@ -276,9 +281,9 @@ def test_import_tells_of_texts_that_the_tokenizer_cannot_say(tmp_path: Path) -> 
     saved(tmp_path / "model", words)
     trace = {"question": "2+3 ?", "answer": "5", "steps": ["so it is", "5"], "reward": 1}
     (tmp_path / "traces.jsonl").write_text(json.dumps(trace) + "\n")
-    arguments = ["import", tmp_path / "traces.jsonl", "-o", tmp_path / "t.zarr", "--tokenizer", tmp_path / "model"]
-    told = CliRunner().invoke(store_commands, list(map(str, arguments)), catch_exceptions=False)
-    assert told.output.rstrip().endswith("; 3 prefixes do not decode to their text")
+    made, model = ["-o", str(tmp_path / "t.zarr")], ["--tokenizer", str(tmp_path / "model")]
+    told = typed("store", "import", str(tmp_path / "traces.jsonl"), *made, *model)
+    assert told.rstrip().endswith("; 2 prefixes do not decode to their text")
 
 
 def test_a_searched_step_reads_as_it_does_in_its_solution(tmp_path: Path) -> None:
@@ -296,3 +301,100 @@ def test_a_searched_step_reads_as_it_does_in_its_solution(tmp_path: Path) -> Non
         node, _ = growing.grow(node, np.array(ids, np.int32), logprobs, Action.STEP, tuple(ids))
     growing.end(node, 1.0)
     assert growing.freeze(PROBLEM, tokenizer).texts == ("2+3=5?", "so\n\n", " so it is", "2")
+
+
+def one_by_one(tree: ProblemTree, tokenizer: ModelTokenizer) -> ProblemTree:
+    """Its tokens as treeopo 0.1 made them: every step encoded as a text of its own."""
+    steps = [tokenizer.hf.encode(text, add_special_tokens=False) for text in tree.texts]
+    ids = np.array([token for step in steps for token in step], np.int32)
+    return replace(
+        tree,
+        token_ids=ids,
+        token_offsets=np.cumsum([0, *map(len, steps)]),
+        teacher_logprobs=np.full(len(ids), np.nan, np.float32),
+    )
+
+
+def stored(path: Path, tokenizer: ModelTokenizer, *trees: ProblemTree) -> TreeStore:
+    create_store(path, StoreMeta(tokenizer.fingerprint, teacher=tokenizer.hf.name_or_path))
+    with open_writer(path) as writer:
+        writer.append(trees)
+    return open_store(path)
+
+
+@pytest.mark.parametrize(
+    "backend", [metaspace("always"), byte_level(("Ċ", "Ċ"), by_words=True)], ids=["space", "words"]
+)
+def test_the_share_of_canonical_prefixes_tells_whole_solutions_from_steps_one_by_one(
+    tmp_path: Path, backend: Tokenizer
+) -> None:
+    tokenizer = saved(tmp_path / "model", backend)
+    tree = imported(tmp_path, tokenizer, {"steps": ["so it", "so 2+3=5", "so 9"]}, {"steps": ["so it", "so 8"]})
+    made = canonical_prefixes(stored(tmp_path / "made.zarr", tokenizer, tree), tokenizer)
+    assert (made.canonical, made.looked_at) == (5, 5)
+    assert made.told == "prefixes with the tokens that the tokenizer gives for their text: 5 of 5 looked at (100.0%)"
+    parts = canonical_prefixes(stored(tmp_path / "parts.zarr", tokenizer, one_by_one(tree, tokenizer)), tokenizer)
+    assert (parts.canonical, parts.looked_at) in {
+        (1, 5),
+        (2, 5),
+    }  # the root; by words its child too, which ends as it is
+    assert parts.told.startswith("warning: ")
+    assert "\n" not in parts.told
+
+
+def test_solutions_that_part_from_a_more_visited_one_where_tokens_differ_are_counted(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level(("Ċ", "Ċ"), by_words=True))
+    tree = imported(tmp_path, tokenizer, {"steps": ["2+3=5", "So 9"]}, {"steps": ["2+3=5", " 9"]})
+    found = canonical_prefixes(stored(tmp_path / "t.zarr", tokenizer, tree), tokenizer)
+    assert (found.canonical, found.looked_at) == (3, 4)
+
+
+@pytest.mark.parametrize("style", ["plain", "chat"])
+def test_what_a_teacher_wrote_is_canonical_where_it_writes_as_its_tokenizer_does(tmp_path: Path, style: str) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level(("Ċ", "Ċ")), bos=True, chat="{{ bos_token }}" + CHAT)
+    store = open_store(build(tmp_path, tokenizer, prompt={"style": style}))
+    assert canonical_prefixes(store, tokenizer).share == 1
+    assert canonical_prefixes(store, saved(tmp_path / "other", byte_level(("9", "Ċ")), bos=True)).share < 1
+
+
+def test_a_large_store_is_looked_at_here_and_there(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level())
+    tree = imported(tmp_path, tokenizer, {"steps": ["so", "9"]})
+    trees = [replace(tree, id=f"p{number}") for number in range(40)]
+    store = stored(tmp_path / "t.zarr", tokenizer, *trees[:20], one_by_one(trees[20], tokenizer), *trees[21:])
+    assert canonical_prefixes(store, tokenizer, limit=30).looked_at == 30
+    assert canonical_prefixes(MemoryTreeStore(store.meta).open_store(), tokenizer).looked_at == 0
+
+
+def test_info_and_inspect_tree_tell_the_share_where_they_know_the_tokenizer(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", metaspace("always"))
+    tree = imported(tmp_path, tokenizer, {"steps": ["so it", "9"]})
+    stored(tmp_path / "t.zarr", tokenizer, one_by_one(tree, tokenizer))
+    info = ["store", "info", str(tmp_path / "t.zarr")]
+    assert "canonical prefixes     1 of 3 looked at (33.3%)" in typed(*info)
+    assert json.loads(typed(*info, "--json"))["canonical_prefixes"] == pytest.approx(1 / 3)
+    assert "their text: 1 of 3 looked at" in " ".join(typed("inspect-tree", str(tmp_path / "t.zarr")).split())
+    shutil.rmtree(tmp_path / "model")
+    assert "canonical prefixes     not looked at; give --tokenizer" in typed(*info)
+    assert json.loads(typed(*info, "--json"))["canonical_prefixes"] is None
+    saved(tmp_path / "elsewhere", metaspace("always"))
+    assert "1 of 3 looked at" in typed(*info, "--tokenizer", str(tmp_path / "elsewhere"))
+    saved(tmp_path / "another", byte_level())
+    with pytest.raises(TokenizerMismatchError):
+        typed(*info, "--tokenizer", str(tmp_path / "another"))
+
+
+def typed(*arguments: str) -> str:
+    return CliRunner().invoke(commands, arguments, catch_exceptions=False).output
+
+
+def test_a_run_begins_by_telling_the_share(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", metaspace("always"))
+    tree = imported(tmp_path, tokenizer, {"steps": ["so it", "9"]})
+    stored(tmp_path / "t.zarr", tokenizer, one_by_one(tree, tokenizer))
+    config = TrainConfig(store=tmp_path / "t.zarr", student=str(tmp_path / "model"), output=tmp_path / "run")
+    notices: list[str] = []
+    # There is no model beside the tokenizer: the run ends when it is asked for, after the store was looked at.
+    with pytest.raises(InputError):
+        train(RunDirectory.create(config), notices.append, lambda step, metrics: None)
+    assert notices[0].startswith("warning: prefixes with the tokens that the tokenizer gives for their text: 1 of 3 ")

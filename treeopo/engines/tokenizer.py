@@ -105,7 +105,16 @@ class ModelTokenizer:
             for last in {len(ids), len(ids) - ended}
         ]
         wanted = {text, f" {text}"} if self._puts_space else {text}
-        return any(self.hf.decode(part, clean_up_tokenization_spaces=False) in wanted for part in parts)
+        return any(self._decode(part) in wanted for part in parts)
+
+    def reads(self, token_ids: Sequence[int]) -> str:
+        """A sequence's text without `opening`, its special tokens by name."""
+        count = len(self.opening) if list(token_ids[: len(self.opening)]) == self.opening else 0
+        return self._decode(token_ids[count:])
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        text: str = self.hf.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
 
     def escape(self, text: str) -> str:
         """`text` so that `begin` takes the names of special tokens in it for ordinary characters."""

@@ -15,6 +15,7 @@ from treeopo_storage import StoreError, open_store
 from treeopo.config import EvalConfig
 from treeopo.engines.launch import StartEngine, start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
+from treeopo.errors import require
 from treeopo.evaluation.accuracy import Graded, Question, Scores, complete_and_grade
 from treeopo.evaluation.answers import Answers
 from treeopo.evaluation.comparison import Evaluation, compare_models
@@ -53,6 +54,8 @@ def evaluate(
     settings = config.model_dump(
         mode="json", exclude={"output": True, "engine": True, "grading": {"workers", "memory_mib"}}
     )
+    if config.base is None:
+        del settings["base"]  # evaluations that an earlier version began have no such setting
     with Answers(config.output, settings) as answers:
         total = len(models) * sum(map(len, problem_sets)) * (1 + config.samples)
         done = count(answers.done_count + 1)
@@ -73,12 +76,17 @@ def evaluate(
 
 def _models(config: EvalConfig) -> list[ModelRef]:
     if config.model:
-        first = resolve(config.model)
+        first = resolve(config.model, config.base)
     else:
         first = ModelRef("embedded student", str(embedded(config.problems[0]).student))
-    if config.against is None:
-        return [first]
-    return [first, first.without_adapter() if config.against == BASE else resolve(config.against)]
+    models = [first]
+    if config.against is not None:
+        models += [first.without_adapter() if config.against == BASE else resolve(config.against, config.base)]
+    require(
+        config.base is None or any(model.adapter for model in models),
+        f"base {config.base} is the one of an adapter, and none is evaluated; leave it out",
+    )
+    return models
 
 
 async def _evaluate(

@@ -11,9 +11,11 @@ from treeopo.run.directory import RunDirectory
 from treeopo.run.models import resolve
 
 
-def export_merged(source: Path, directory: Path, trust_remote_code: bool = False) -> None:
+def export_merged(source: Path, directory: Path, base: str | None = None, trust_remote_code: bool = False) -> None:
     """Write an adapter merged into its base, with a card. `source` is a run (its adapter, or its newest checkpoint's if
     it is not complete; code of the base is run as it was in the run) or the directory of an adapter.
+
+    base: in place of the one that the adapter names.
 
     Raises:
         RunError: there is neither, the run has no adapter yet, or `directory` holds something or cannot be written.
@@ -22,7 +24,7 @@ def export_merged(source: Path, directory: Path, trust_remote_code: bool = False
     from treeopo.learner.export import save_merged_model
 
     run = None if (source / CONFIG).is_file() else RunDirectory.open(source)
-    trained = resolve(str(source))
+    trained = resolve(str(source), base)
     if trained.adapter is None:
         raise RunError(f"{source}: the run has taken no step yet; there is no adapter to merge")
     trusted = trust_remote_code or (run is not None and run.config.engine.trust_remote_code)
@@ -33,7 +35,8 @@ def export_merged(source: Path, directory: Path, trust_remote_code: bool = False
         with TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as beside:
             partial = Path(beside) / "model"
             save_merged_model(trained.base, trained.adapter, partial, trusted)
-            card = model_card(run, trained.base, "transformers") if run else merged_card(trained.base, source)
+            name = trained.base_name
+            card = model_card(run, name, "transformers") if run else merged_card(name, source)
             (partial / "README.md").write_text(card, encoding="utf-8")
             os.replace(partial, directory)
     except OSError as error:

@@ -21,7 +21,7 @@ from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ModelError, RunError, require
 from treeopo.evaluation.periodic import read_best
 from treeopo.evaluation.settings import PeriodicSettings
-from treeopo.inspect.tokens import missing_opening
+from treeopo.inspect.tokens import canonical_prefixes, missing_opening
 from treeopo.jobs.export import export_merged
 from treeopo.methods import Need, find_method
 from treeopo.ports import Notify
@@ -233,6 +233,7 @@ def _for_tokenizer(store: TreeStore, run: RunDirectory, tokenizer: ModelTokenize
     check_tokenizer(store.meta, tokenizer.fingerprint)
     if warning := missing_opening(store, tokenizer):
         notify(warning)
+    notify(canonical_prefixes(store, tokenizer).told)
     return store
 
 

@@ -68,7 +68,9 @@ def _without_weights(name: str, adapter: Path, trust_remote_code: bool) -> Any:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{adapter}: its base {name!r} cannot be loaded: {_reason(error)}") from None
+        raise ModelError(
+            f"{adapter}: its base {name!r} cannot be loaded: {_reason(error)}; give another by --base"
+        ) from None
 
 
 def _read(adapter: Path) -> PeftConfig:

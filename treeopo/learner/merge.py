@@ -1,5 +1,7 @@
 """Base and adapter multiplied out, whatever kind of adapter PEFT can merge: what `export` writes and `eval` serves."""
 
+from collections import Counter
+from functools import reduce
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -27,14 +29,13 @@ def merged_model(name: str, adapter: Path, trust_remote_code: bool = False) -> A
         ModelError: the base cannot be loaded, or is quantised; or the adapter is not of it or cannot be merged.
     """
     dtypes = weight_dtypes(name)
-    widest = torch.float32
-    if dtypes:
-        widest = max(dtypes.values(), key=lambda dtype: dtype.itemsize)
-        if len({dtype for dtype in dtypes.values() if dtype.itemsize == 2}) == 2:
-            widest = torch.promote_types(widest, torch.float32)  # neither half format holds the other
-    base = load_base(name, widest, trust_remote_code)
+    base = load_base(name, _holding(set(dtypes.values())) if dtypes else "auto", trust_remote_code)
     if getattr(base.config, "quantization_config", None):
-        raise ModelError(f"{adapter}: its base {name!r} is quantised, and nothing can be merged into that")
+        raise ModelError(
+            f"{adapter}: its base {name!r} is quantised, and nothing can be merged into that; "
+            "give the model before that by --base"
+        )
+    commonest = Counter(dtypes.values()).most_common(1)[0][0] if dtypes else base.dtype
     with catch_warnings():
         simplefilter("ignore")  # of PEFT, about tied weights, which are looked after here
         adapted = load_adapter(base, name, adapter)
@@ -42,10 +43,14 @@ def merged_model(name: str, adapter: Path, trust_remote_code: bool = False) -> A
             model = _merge(adapted)
         except (RuntimeError, ValueError, AttributeError) as error:  # NotImplementedError is a RuntimeError
             raise ModelError(f"{adapter}: PEFT cannot merge it: {shortened(str(error))}") from None
-    commonest = max(set(dtypes.values()), key=list(dtypes.values()).count) if dtypes else None
     for key, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(dtypes.get(key, commonest or base.config.dtype or torch.float32))
+        parameter.data = parameter.data.to(dtypes.get(key, commonest))
     return model
+
+
+def _holding(dtypes: set[torch.dtype]) -> torch.dtype:
+    """The smallest dtype that holds all of these without loss."""
+    return reduce(torch.promote_types, dtypes)
 
 
 def _merge(adapted: PeftModel) -> Any:

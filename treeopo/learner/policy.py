@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -73,6 +73,8 @@ class LoraPolicy:
             except ValueError as error:
                 raise ModelError(f"LoRA cannot be applied to {name!r}: {error}") from None
         _check_adapted(model, name)
+        # As it will be named in what is saved: a directory by its whole path, to be found from anywhere.
+        model.peft_config["default"].base_model_name_or_path = os.path.abspath(name) if os.path.isdir(name) else name
         if sharded:
             shard_layers(model, device)
         return cls(model.to(device))
@@ -175,8 +177,10 @@ def _check_adapted(model: PeftModel, name: str) -> None:
             raise ModelError(f"the adapter on {path} of {name!r} is more than LoRA's A and B, and cannot be published")
 
 
-def load_base(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+def load_base(name: str, dtype: torch.dtype | Literal["auto"], trust_remote_code: bool = False) -> Any:
     """A causal language model from a hub name or directory; code that it brings is run only if that is asked for.
+
+    dtype: auto, what its configuration or its files say.
 
     Raises:
         ModelError: it cannot be loaded, or scales or caps its logits (the learner computes them from the head alone).

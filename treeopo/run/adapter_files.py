@@ -2,11 +2,12 @@
 
 import codecs
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from treeopo.engines.settings import Adapters
-from treeopo.errors import ModelError
+from treeopo.errors import ModelError, shortened
 
 CONFIG = "adapter_config.json"
 
@@ -23,6 +24,11 @@ by alpha and rank. Whatever else is set changes what the adapter means (DoRA, mo
 _PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
 """Of `init_lora_weights`; others (PiSSA, OLoRA, LoftQ) change the base when PEFT loads the adapter."""
 
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+_OTHER_FORMATS = ("*.gguf", "*.onnx", "*.msgpack", "*.h5", "*.tflite", "original/*")
+"""Files that a model's repository may hold beside those that transformers reads."""
+
 
 def read_config(adapter: Path) -> dict[str, Any]:
     """adapter_config.json of the directory `adapter`.
@@ -32,14 +38,61 @@ def read_config(adapter: Path) -> dict[str, Any]:
     """
     content = (adapter / CONFIG).read_bytes()
     if content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ModelError(f"{adapter}/{CONFIG}: PEFT refuses the byte order mark in it; save it as UTF-8 without")
+        raise ModelError(
+            f"{adapter}/{CONFIG}: begins with a byte order mark, which PEFT refuses; save it as UTF-8 without one"
+        )
     try:
         config = json.loads(content)
     except ValueError:
         config = None
     if not isinstance(config, dict):
-        raise ModelError(f"{adapter}/{CONFIG} is not the description of a PEFT adapter")
+        raise ModelError(f"{adapter}/{CONFIG} is not the description of a PEFT adapter, which is a JSON object")
     return config
+
+
+def base_of(adapter: Path, given: str | None = None, student: str | None = None) -> tuple[str, str]:
+    """The base that `adapter` goes over, as (what to load it from, what to call it): `given`, or what it names itself,
+    or, if that is not there any more, the directory `student` of its run.
+
+    A `revision` beside the name is honoured: loaded is the directory of the hub's cache that holds it, and any other
+    revision would be another model.
+
+    Raises:
+        ModelError: it names none, one that is not there, or a revision that cannot be had.
+    """
+    config, key = read_config(adapter), "base_model_name_or_path"
+    otherwise = "give it by --base, or write it there"
+    named = config.get(key) if given is None else given
+    if not named:
+        raise ModelError(f"{adapter}/{CONFIG} names no base model ({key}); {otherwise}")
+    if not isinstance(named, str):
+        raise ModelError(f"{adapter}/{CONFIG}: {key} is {shortened(repr(named), 60)}, and must be text; {otherwise}")
+    place = Path(named).expanduser()
+    if place.is_dir():
+        return str(place), named
+    if not _HUB_NAME.fullmatch(named):
+        if given is None and student is not None and Path(student).is_dir():
+            return student, student
+        source = "--base" if given else f"{adapter}/{CONFIG}: {key}"
+        seen_from = "" if place.is_absolute() else f" seen from {Path.cwd()}"
+        raise ModelError(f"{source} is {named!r}, and there is no such directory{seen_from}; {otherwise}")
+    revision = config.get("revision")
+    if given is not None or revision in (None, "", "main"):
+        return named, named
+    return _snapshot(adapter, named, str(revision)), named
+
+
+def _snapshot(adapter: Path, base: str, revision: str) -> str:
+    """The directory that holds `base` as it was at `revision`, fetched now if this machine does not have it."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(base, revision=revision, ignore_patterns=list(_OTHER_FORMATS))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{adapter}/{CONFIG}: revision {revision!r} of {base!r} cannot be had: {shortened(str(error), 120)}; "
+            "give a directory that holds it by --base"
+        ) from None
 
 
 def room_for(adapters: list[Path]) -> Adapters:

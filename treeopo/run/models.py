@@ -7,12 +7,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, assert_never
 
 from treeopo.engines.settings import Adapters, EngineOptions, publishable_as
-from treeopo.errors import ModelError, RunError
+from treeopo.errors import RunError
 from treeopo.learner.checkpoints import Checkpoints
 from treeopo.ports import Engine
 from treeopo.problems.spec import difficulty_of
 from treeopo.records import WeightFormat
-from treeopo.run.adapter_files import CONFIG, read_config, room_for
+from treeopo.run.adapter_files import CONFIG, base_of, room_for
 from treeopo.run.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -28,35 +28,39 @@ _ONE_FILE = 2**60
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A base model (hub name or directory), with an adapter over it or none; `label` is what a person called it."""
+    """A base model (hub name or directory), with an adapter over it or none; `label` is what a person called it, and
+    `base_name` the base, where it is loaded from elsewhere (a revision, from the hub's cache).
+    """
 
     label: str
     base: str
     adapter: Path | None = None
+    base_name: str = ""
 
     def without_adapter(self) -> "ModelRef":
         return ModelRef(BASE, self.base)
 
 
-def resolve(name: str) -> ModelRef:
+def resolve(name: str, base: str | None = None) -> ModelRef:
     """What `name` means: a run (its trained adapter, else its newest checkpoint's), an adapter, or a model.
 
+    base: of an adapter, in place of the one that it names.
+
     Raises:
-        RunError: a run without a checkpoint. ModelError: an adapter that does not name its base.
+        RunError: a run without a checkpoint. ModelError: an adapter that does not name its base, or one not to be had.
     """
-    path = Path(name)
+    path, student = Path(name), None
     if RunDirectory.is_at(path):
         run = RunDirectory.open(path)
+        student = run.config.student
         checkpoint = Checkpoints(run.checkpoints, run.config.checkpoints_kept).latest()
         if not run.is_complete and checkpoint is None:
             raise RunError(f"{path}: the run has no checkpoint yet; let it reach one, or evaluate its student")
         path = run.adapter if run.is_complete or checkpoint is None else checkpoint / "adapter"
     if not (path / CONFIG).is_file():
         return ModelRef(name, name)
-    base = read_config(path).get("base_model_name_or_path")
-    if not base:
-        raise ModelError(f"{path}/{CONFIG} names no base model (base_model_name_or_path)")
-    return ModelRef(name, base, path)
+    loaded, called = base_of(path, base, student)
+    return ModelRef(name, loaded, path, called)
 
 
 def embedded(problems: str) -> "TinyModels":
