@@ -55,7 +55,7 @@ def zstd(content: bytes) -> bytes:
 
 # langchain-ai/langchain-community#138, huggingface/datasets#8241, microsoft/promptflow#4172
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
 def test_no_mark_and_no_carriage_return_reaches_a_prompt(tmp_path: Path, encoding: str, ends: str) -> None:
     path = tmp_path / "template.txt"
     path.write_bytes(TEXT.replace("\n", ends).encode(encoding))

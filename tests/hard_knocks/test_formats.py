@@ -373,6 +373,13 @@ def test_treeopo_s_own_traces_can_be_graded_too(tmp_path: Path) -> None:
         import_traces([file_of(tmp_path, rows[0] | {"answer": "many"})], "\n\n", "traces", "graded", None)
 
 
+def test_a_count_that_is_none_is_refused(tmp_path: Path) -> None:
+    for count in (-1, 2.5, 2**31):
+        nodes = NODES | {"0": NODES["0"] | {"visit_count": count}}
+        with pytest.raises(TreeDataError, match=r"'visit_count' is .*; give a whole number from 0 to 2\^31 - 1"):
+            found(file_of(tmp_path, RSTAR_MATH | {"rstar": nodes}), "rstar-math")
+
+
 JUNK: tuple[Any, ...] = (None, 5, -3.5, "x", "", [], {}, True, [None], [[]], {"a": 1}, {"0": None}, float("nan"))
 
 

@@ -1,13 +1,17 @@
 """Rows in the shapes people have them, for `--problems` and for traces alike: kinds of files, kinds of values."""
 
+import csv
 import decimal
 import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from treeopo_storage import TreeDataError
 from treeopo_storage.cells import number_text
 from treeopo_storage.errors import FileFormatError
@@ -16,6 +20,7 @@ from treeopo_storage.formats.plain import trace_of
 from treeopo_storage.interchange import trees_from_traces
 from treeopo_storage.rows import file_rows
 from treeopo_storage.shards import find_files
+from treeopo_storage.text_files import json_line
 from treeopo_storage.traces import Trace
 
 from tests.hard_knocks.odd_tokenizers import byte_level, saved
@@ -231,6 +236,7 @@ def test_a_gold_that_is_a_number_is_written_in_full(tmp_path: Path, written: str
         ('{"b": 1}', r"is an object \(b\); give a text or a number"),
         ('" "', "is empty; give a text or a number"),
         ("NaN", "is NaN; give a finite number"),
+        ('"\\ud83d 7"', r"holds half a character \(\\ud83d, at 0\), as cut texts do; mend it"),
         ("1e999999999", "is 1E.999999999, of more than 400 digits; give it as a text"),
     ],
 )
@@ -258,6 +264,7 @@ def test_a_reward_is_a_number_or_a_truth(tmp_path: Path, written: str, reward: f
         ('"steps": "a\\n\\nb"', "'steps' is one text; give a list of texts, a step each"),
         ('"steps": ["a", ""]', "'steps' has an empty text at index 1; leave it out"),
         ('"steps": ["a", null]', "'steps' has null at index 1; give texts alone"),
+        ('"steps": ["a", "b\\ude00"]', r"'steps' holds half a character \(\\ude00, at 1\)"),
         ('"id": false', "'id' is false; give a text or a number"),
     ],
 )
@@ -324,3 +331,30 @@ def test_a_file_with_brackets_in_its_name_is_that_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [int, float, decimal.Decimal])
 def test_a_whole_number_is_written_alike_whatever_its_type(make: Callable[[str], Any]) -> None:
     assert number_text(make("1200")) == "1200"
+
+
+@given(
+    st.floats(allow_nan=False, allow_infinity=False)
+    | st.integers()
+    | st.decimals(allow_nan=False, allow_infinity=False, places=4)
+)
+def test_a_number_in_full_is_that_number_and_states_no_exponent(number: float | int | decimal.Decimal) -> None:
+    text = number_text(number)
+    assert decimal.Decimal(text) == decimal.Decimal(str(number))
+    assert set(text) <= set("-.0123456789")
+    assert not text.endswith(".0")
+
+
+@given(st.lists(st.text(max_size=20), min_size=1, max_size=4), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
+def test_any_text_is_read_as_it_was_written(texts: list[str], encoding: str) -> None:
+    rows = [{"q": text, "a": text} for text in texts]
+    with TemporaryDirectory() as folder:
+        bare, ours, table = (Path(folder) / name for name in ("bare.jsonl", "ours.jsonl", "table.csv"))
+        bare.write_bytes("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(encoding))
+        ours.write_bytes("".join(map(json_line, rows)).encode(encoding))
+        with table.open("w", encoding=encoding, newline="") as file:
+            csv.writer(file).writerows([["q", "a"], *(list(row.values()) for row in rows)])
+        assert [row for _, row in file_rows(bare)] == rows
+        assert [row for _, row in file_rows(ours)] == rows
+        if not set("\r\0") & set("".join(texts)):  # carriage returns in cells become new lines
+            assert [row for _, row in file_rows(table)] == [row for row in rows if any(row.values())]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from treeopo_storage.cells import ABSENT, cell, finite_float, shown, text_or_number
+from treeopo_storage.cells import ABSENT, cell, finite_float, shown, text_or_number, whole_number
 from treeopo_storage.formats.base import Format, LeftOut, by_row, field, optional
 from treeopo_storage.traces import Trace, Visited
 
@@ -88,13 +88,13 @@ def _has_text(node: Mapping[str, Any]) -> bool:
 def _visited(node: Mapping[str, Any], name: str) -> Visited | None:
     if cell(node, "visit_count") is ABSENT:  # a beam search counts none
         return None
-    visits = int(field(node, "visit_count", finite_float))
+    visits = field(node, "visit_count", whole_number)
     return Visited(name, visits, _unit(field(node, "q_value", finite_float)) if visits else 0.0)
 
 
 def _reward(node: Mapping[str, Any]) -> float | None:
     """What the search learned at an end: its mean value, 0 or 1 where it knew the gold answer; None: never valued."""
-    if cell(node, "visit_count") is ABSENT or field(node, "visit_count", finite_float) < 1:
+    if cell(node, "visit_count") is ABSENT or field(node, "visit_count", whole_number) < 1:
         return None
     return None if field(node, "value", finite_float) == _UNVALUED else _unit(field(node, "q_value", finite_float))
 
@@ -113,7 +113,7 @@ def _extracted(row: Any) -> Trace:
     texts, visited, path = tuple(text for text, _ in steps), [], ""
     for (text, value), count in zip(steps, counts, strict=True):
         path += f"{text}\0"  # the same node in every row of its tree
-        visited.append(Visited(path, int(finite_float(count)), value))
+        visited.append(Visited(path, whole_number(count), value))
     return Trace(
         id=optional(row, "id") or question,
         question=question,
