@@ -82,7 +82,10 @@ def export(
 def import_(
     traces: Annotated[
         list[str],
-        typer.Argument(help="Files, directories or patterns. A row has question, answer, steps, reward[, id, prompt]."),
+        typer.Argument(
+            metavar="TRACES...",
+            help="Files, directories or patterns. A row has question, answer, steps, reward[, id, prompt].",
+        ),
     ],
     output: OutputStore,
     tokenizer: TokenizerName,

@@ -90,7 +90,7 @@ class TreeBuilder:
         elif reward is not None and reward != self._reward[node]:
             raise TreeDataError(
                 f"{where}: the same trace has reward {reward} here and {self._reward[node]} at {self._where[node]}; "
-                "give both their mean, or one another id"
+                "give both their mean, one another id, or rewards of a grader (--reward graded)"
             )
         return node
 

@@ -1,6 +1,7 @@
 """Trees and traces of other projects, in the layouts that their code writes: steps, rewards, visits, values."""
 
 import copy
+import gzip
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -165,6 +166,10 @@ def test_steps_of_rstar_are_in_the_order_of_their_numbers(tmp_path: Path) -> Non
         "Now we can answer the question: How many? The answer is 11.",
     )
     assert left == []
+    for plain in list(tmp_path.iterdir()):
+        plain.with_name(f"{plain.name}.gz").write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    assert found(str(tmp_path), "rstar") == ([one, asked], [])
 
 
 def test_a_rollout_of_rstar_that_ends_nowhere_is_no_trace(tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ def test_two_rewards_of_one_trace_name_both_lines_and_a_way_out(tmp_path: Path) 
     path = traces(tmp_path, '"reward": 0.75', '"id": "other"', '"reward": 1.0')
     found = [(where, trace_of(row)) for where, row in file_rows(path)]
     with pytest.raises(
-        TreeDataError, match=r":3: .* 1.0 here and 0.75 at .*:1; give both their mean, or one another id"
+        TreeDataError, match=r":3: .* 1.0 here and 0.75 at .*:1; give both their mean, one another id, or rewards"
     ):
         trees_from_traces(found, "\n\n", saved(tmp_path / "tokenizer", byte_level()))
 

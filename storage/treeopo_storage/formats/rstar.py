@@ -35,9 +35,9 @@ def _read(paths: Iterable[Path]) -> Iterator[Found]:
 def _problem(path: Path) -> Mapping[str, str]:
     """The problem that a file of solutions is of: the row of the answer file beside it."""
     found = _NAME.fullmatch(path.name)
-    beside = path.with_name(f"{found['question']} - Answer.json") if found else None
-    if beside is None or not beside.is_file():
-        name = beside.name if beside else "'Question N - Answer.json'"
+    name = f"{found['question'] if found else 'Question N'} - Answer.json"
+    beside = next(path.parent.glob(f"{name}*"), None)  # compressed or not
+    if beside is None:
         raise TreeDataError(f"{path}: needs {name} beside it, which has the problem and its gold answer")
     rows = list(file_rows(beside))
     if len(rows) != 1 or not isinstance(rows[0][1], Mapping):
@@ -85,4 +85,4 @@ def _fits(row: Any) -> bool:
     return isinstance(row, Mapping) and isinstance(row.get("trace"), Mapping)
 
 
-RSTAR = Format("rstar", "rStar", ("graded",), _fits, _read, files="* - Final Solutions.json")
+RSTAR = Format("rstar", "rStar", ("graded",), _fits, _read, files="* - Final Solutions.json*")
