@@ -5,12 +5,13 @@ Each room owns its settings class; the commands' configurations here are made of
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 from treeopo_storage.errors import StoreAccessError, StoreError
 from treeopo_storage.text_files import read_text
 
@@ -27,10 +28,13 @@ from treeopo.problems.solutions import SolutionSettings
 from treeopo.rollout.sampling.names import StartStates
 from treeopo.rollout.settings import RolloutSettings, TeacherReward
 from treeopo.search.settings import SearchSettings
+from treeopo.setting_names import meant
 
 RENAMED = {"grading": {"family": "grader"}}
 """By section, settings under the names they had in earlier versions: files, flags and old runs may use those."""
 
+
+_UNKNOWN = "unknown_setting"
 
 _POLICY_GRADIENTS = {LossName.POLICY_GRADIENT, LossName.ACTOR_CRITIC}
 
@@ -57,15 +61,15 @@ def _renamed(values: Any, names: Mapping[str, str]) -> Any:
 def _known_keys(kind: type) -> BeforeValidator:
     """pydantic ignores unknown keys of a standard dataclass; a misspelt setting must not pass in silence."""
 
-    def check(values: Any, kind: Any = kind) -> Any:
+    def check(values: Any, kind: Any = kind, within: tuple[str, ...] = ()) -> Any:
         if isinstance(values, Mapping):
             known = {field.name: field.type for field in fields(kind)}
-            unknown = sorted(set(values) - set(known))
-            if unknown:
-                raise ValueError(f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+            if unknown := sorted(set(values) - set(known)):
+                name = ".".join((*within, unknown[0]))
+                raise PydanticCustomError(_UNKNOWN, "unknown setting {name}", {"name": name})
             for name, value in values.items():
                 if is_dataclass(known[name]):
-                    check(value, known[name])
+                    check(value, known[name], (*within, name))
         return values
 
     return BeforeValidator(check)
@@ -354,7 +358,9 @@ def load_config(kind: type[_Config], *, file: Path | None, flags: Mapping[str, A
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{file or 'settings'}: " + "; ".join(_complaint(row) for row in error.errors())) from None
+        raise ConfigError(
+            f"{file or 'settings'}: " + "; ".join(_complaint(row, kind) for row in error.errors())
+        ) from None
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -380,8 +386,32 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _complaint(row: Any) -> str:
+def _complaint(row: Any, kind: type[Section]) -> str:
     where = ".".join(str(part) for part in row["loc"])
+    if row["type"] == "extra_forbidden":
+        return _unknown(where, kind)
+    if row["type"] == _UNKNOWN:
+        return _unknown(f"{where}.{row['ctx']['name']}", kind)
     reason = row["msg"].removeprefix("Value error, ")
     given = "" if row["type"] in ("missing", "value_error") else f" (got {row['input']!r})"
     return f"{where}: {reason}{given}" if where else f"{reason}{given}"
+
+
+def _unknown(name: str, kind: type[Section]) -> str:
+    known = list(_names(kind))
+    if likely := meant(name, known):
+        return f"unknown setting {name}; did you mean {' or '.join(likely)}?"
+    section = name.rpartition(".")[0]
+    beside = (each for each in known if each.rpartition(".")[0] == section)
+    return f"unknown setting {name}; known {f'in {section} ' if section else ''}are {', '.join(sorted(beside))}"
+
+
+def _names(kind: Any, prefix: str = "") -> Iterator[str]:
+    """Of every setting in a section or dataclass of settings, those of sections within it dotted."""
+    if is_dataclass(kind):
+        types = {field.name: field.type for field in fields(kind)}
+    else:
+        types = {name: field.annotation for name, field in kind.model_fields.items()}
+    for name, inner in types.items():
+        is_section = is_dataclass(inner) or (isinstance(inner, type) and issubclass(inner, Section))
+        yield from _names(inner, f"{prefix}{name}.") if is_section else [prefix + name]

@@ -3,7 +3,6 @@
 problems ─▶ prompts ─▶ search (teacher's engine, grader) ─▶ tree store, committed in problem order
 """
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any
 
 from treeopo_storage import StoreMeta, create_store, open_store, open_writer
 
+from treeopo import tasks
 from treeopo.config import BuildConfig
 from treeopo.engines.launch import StartEngine, start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
@@ -70,7 +70,7 @@ def build_store(
             notify(warning)
     if first < len(problem_set):
         notify("starting the teacher's engine")
-        asyncio.run(_search(config, inputs, meta, first, on_progress, start_engine))
+        tasks.run(_search(config, inputs, meta, first, on_progress, start_engine))
     return overview(config.output)[1]
 
 

@@ -3,7 +3,6 @@
 problem sets ─▶ prompts ─▶ engine (one a base model) ─▶ grader ─▶ scores ─▶ intervals and differences
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from treeopo_storage import StoreError, open_store
 
+from treeopo import tasks
 from treeopo.config import EvalConfig
 from treeopo.engines.launch import StartEngine, start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
@@ -64,7 +64,7 @@ def evaluate(
             answers.add(problems, model, graded)
             on_progress(next(done), total)
 
-        scores = asyncio.run(_evaluate(config, models, problem_sets, answers, notify, on_completion, start_engine))
+        scores = tasks.run(_evaluate(config, models, problem_sets, answers, notify, on_completion, start_engine))
         labels = [model.label for model in models]
         evaluations = tuple(
             compare_models(problem_set.spec, labels, [scores[model, problem_set.spec] for model in models])

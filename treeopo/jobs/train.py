@@ -5,7 +5,6 @@
 torchrun starts this job in several processes: the first one trains, the others follow its learner.
 """
 
-import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from shutil import rmtree
 from treeopo_storage import IMPORTED, TreeStore, create_store, open_store, open_writer
 from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
 
+from treeopo import tasks
 from treeopo.config import TrainConfig
 from treeopo.engines.launch import StartEngine, start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
@@ -101,7 +101,7 @@ def train(run: RunDirectory, notify: Notify, on_step: OnStep, start_engine: Star
         if not summary.complete:
             return summary
         inputs = replace(inputs, teacher=str(_merged_once(first_stage, run.path / "teacher-model")))
-    asyncio.run(run_training(run, inputs, notify, on_step, start_engine, team))
+    tasks.run(run_training(run, inputs, notify, on_step, start_engine, team))
     return _summary(run, inputs)
 
 
