@@ -1,5 +1,6 @@
 """What adapter_config.json says, read without torch: over which base, and whether engines can use it beside that."""
 
+import codecs
 import json
 import re
 from pathlib import Path
@@ -35,8 +36,13 @@ def read_config(adapter: Path) -> dict[str, Any]:
     Raises:
         ModelError: it is not a JSON object.
     """
+    content = (adapter / CONFIG).read_bytes()
+    if content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ModelError(
+            f"{adapter}/{CONFIG}: begins with a byte order mark, which PEFT refuses; save it as UTF-8 without one"
+        )
     try:
-        config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(content)
     except ValueError:
         config = None
     if not isinstance(config, dict):
