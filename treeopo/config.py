@@ -10,9 +10,19 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from treeopo_storage.errors import StoreAccessError, StoreError
+from treeopo_storage.places import Place, parse_place
 from treeopo_storage.text_files import read_text
 
 from treeopo.advantage.settings import AdvantageSettings
@@ -75,6 +85,13 @@ def _known_keys(kind: type) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _place(value: Any) -> Any:
+    return parse_place(value) if isinstance(value, str | Path) else value
+
+
+StorePlace = Annotated[Place, BeforeValidator(_place), WithJsonSchema({"type": "string", "format": "path or URL"})]
+"""Where a tree store is. pathlib would make a local, relative path of a URL."""
+
 Engine = Annotated[EngineOptions, _known_keys(EngineOptions)]
 Prompt = Annotated[PromptSettings, _known_keys(PromptSettings)]
 Grading = Annotated[GradingSettings, _known_keys(GradingSettings)]
@@ -83,10 +100,10 @@ Grading = Annotated[GradingSettings, _known_keys(GradingSettings)]
 class TrainConfig(Section):
     """`treeopo train`."""
 
-    store: Path | None = None
+    store: StorePlace | None = None
     """The tree store to learn from; none: trees.zarr, or none where solutions.problems is given."""
 
-    output: Path
+    output: Path = Path("runs/latest")
     """Directory of the new run."""
 
     student: str | None = None
@@ -254,7 +271,7 @@ class TrainConfig(Section):
 class BuildConfig(Section):
     """`treeopo mcts build`."""
 
-    output: Path
+    output: StorePlace = Path("trees.zarr")
     """The tree store to write, or to go on with."""
 
     teacher: str | None = None
@@ -348,13 +365,46 @@ def load_config(kind: type[_Config], *, file: Path | None, flags: Mapping[str, A
     Raises:
         ConfigError: the file cannot be read, a name is unknown, or a value is out of bounds; one line for all of them.
     """
+    values = _given(file, flags)
+    model, defaults = EMBEDDED.get(kind, ("", {}))
+    if values.get(model) is None:
+        values = _merge(defaults, values)
+    return _validated(kind, values, file)
+
+
+def changed_config(config: _Config, *, file: Path | None, flags: Mapping[str, Any]) -> _Config:
+    """`config` with what a TOML file and flags give in the place of its own.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    return _validated(type(config), _merge(config.model_dump(), _given(file, flags)), file)
+
+
+def differences(one: Section, other: Section) -> dict[str, tuple[Any, Any]]:
+    """By dotted name, the settings in which two configurations of a command differ, with both values."""
+    ours, theirs = (dict(_leaves(each.model_dump(mode="json"))) for each in (one, other))
+    return {name: (value, theirs[name]) for name, value in ours.items() if value != theirs[name]}
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _given(file: Path | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a file and flags, nested, under today's names; flags win."""
     values = _read(file) if file else {}
     for name, value in flags.items():
         if value is not None:
             values = _merge(values, _nested(name.split("."), value))
-    model, defaults = EMBEDDED.get(kind, ("", {}))
-    if values.get(model) is None:
-        values = _merge(defaults, values)
+    return {name: _renamed(value, RENAMED.get(name, {})) for name, value in values.items()}
+
+
+def _validated(kind: type[_Config], values: Mapping[str, Any], file: Path | None) -> _Config:
     try:
         return kind.model_validate(values)
     except ValidationError as error:

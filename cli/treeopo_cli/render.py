@@ -286,7 +286,7 @@ def _signed(interval: "Interval") -> str:
 
 
 def store_overview(
-    path: "Path", meta: "StoreMeta", report: "TreeReport", canonical: "CanonicalPrefixes | None"
+    path: "Path | str", meta: "StoreMeta", report: "TreeReport", canonical: "CanonicalPrefixes | None"
 ) -> None:
     store_report(path, report)
     if canonical is not None:

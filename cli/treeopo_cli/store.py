@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from treeopo_cli.options import lasting
+
 app = typer.Typer(no_args_is_help=True, help="Look at, check, convert and merge tree stores.")
 
 StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Path or URL of a tree store.")]
@@ -110,7 +112,7 @@ def import_(
     ] = None,
 ) -> None:
     """Build a store from finished solutions made elsewhere, in treeopo's layout or another project's."""
-    from treeopo_storage import IMPORTED, StoreMeta, create_store, open_writer
+    from treeopo_storage import IMPORTED, StoreMeta, new_store
     from treeopo_storage.interchange import trees_from_traces
     from treeopo_storage.joint import changed_prefixes
 
@@ -128,8 +130,8 @@ def import_(
         separator=ends,
         vocabulary_size=words.vocabulary_size,
     )
-    create_store(output, meta)
-    with open_writer(output) as writer:
+    lasting(output)
+    with new_store(output, meta) as writer:
         writer.append(trees)
     changed = sum(changed_prefixes(tree, words) for tree in trees)
     told = f"; {changed} prefixes do not decode to their text" if changed else ""
@@ -144,12 +146,12 @@ def merge(
     output: OutputStore,
 ) -> None:
     """Put the problems of several stores into a new one."""
-    from treeopo_storage import create_store, open_store, open_writer
+    from treeopo_storage import new_store, open_store
     from treeopo_storage.interchange import copy_problems, merged_meta
 
     sources = [open_store(store) for store in stores]
-    create_store(output, merged_meta(sources))
-    with open_writer(output) as writer:
+    lasting(output)
+    with new_store(output, merged_meta(sources)) as writer:
         problems = copy_problems(sources, writer)
     typer.echo(f"{problems} problems merged into {output}")
 
@@ -157,13 +159,13 @@ def merge(
 @app.command()
 def retokenize(store: StorePath, output: OutputStore, tokenizer: TokenizerName) -> None:
     """Make a store for a student with another tokenizer: every solution encoded anew."""
-    from treeopo_storage import create_store, open_store, open_writer
+    from treeopo_storage import new_store, open_store
     from treeopo_storage.retokenize import retokenize, retokenized_meta
 
     from treeopo.engines.tokenizer import ModelTokenizer
 
     words, source = ModelTokenizer(tokenizer), open_store(store)
-    create_store(output, retokenized_meta(source.meta, words.fingerprint, words.vocabulary_size))
-    with open_writer(output) as writer:
+    lasting(output)
+    with new_store(output, retokenized_meta(source.meta, words.fingerprint, words.vocabulary_size)) as writer:
         done = retokenize(source, writer, words, words.eos_token_id)
     typer.echo(f"{output}: {done}")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from treeopo_storage import StoreMeta, create_store, open_store, open_writer
+from treeopo_storage import StoreMeta, create_writer, open_store, open_writer, store_exists
 
 from treeopo import tasks
 from treeopo.config import BuildConfig
@@ -61,7 +61,7 @@ def build_store(
     inputs = _Inputs(teacher, problem_set, tokenizer, prompter, ActionPrompts(config.search, prompter.instruct))
     meta = _meta(config, inputs)
     first = 0
-    if config.output.exists():
+    if store_exists(config.output):
         with open_writer(config.output) as writer:  # also refuses now, not after a minute, if another process writes
             first = writer.problem_count
             if replace(writer.meta, vocabulary_size=meta.vocabulary_size) != meta:
@@ -111,10 +111,9 @@ async def _search(
     engine = await start_engine(inputs.teacher, options, None)
     began = time.monotonic()
     try:
-        if not config.output.exists():
-            create_store(config.output, meta)
         async with open_grader(inputs.problem_set.grader, config.grading) as grader:
-            with open_writer(config.output) as writer:
+            there = store_exists(config.output)
+            with open_writer(config.output) if there else create_writer(config.output, meta) as writer:
                 if meta.vocabulary_size is not None:
                     writer.widen(meta.vocabulary_size)  # an earlier version counted the tokenizer's tokens alone
                 await build_trees(

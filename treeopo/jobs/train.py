@@ -7,11 +7,13 @@ torchrun starts this job in several processes: the first one trains, the others 
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
+from typing import TYPE_CHECKING
 
-from treeopo_storage import IMPORTED, TreeStore, create_store, open_store, open_writer
+from treeopo_storage import IMPORTED, TreeStore, new_store, open_store
 from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
 
 from treeopo import tasks
@@ -33,8 +35,12 @@ from treeopo.run.directory import RunDirectory
 from treeopo.run.loop import HeldOut, OnStep
 from treeopo.run.models import embedded
 from treeopo.run.questions import make_questions
+from treeopo.run.resume import length_notice
 from treeopo.run.start import Inputs, run_training
 from treeopo.trackers import check_trackers, read_metrics
+
+if TYPE_CHECKING:
+    from treeopo.learner.distributed import Team
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +82,44 @@ def train(run: RunDirectory, notify: Notify, on_step: OnStep, start_engine: Star
     SIGINT and SIGTERM end the run after the step under way, with a checkpoint. A complete run is only summed up.
 
     Raises:
-        InputError: student, store or settings cannot be used.
+        InputError: student, store or settings cannot be used, or another process trains the run.
         EngineError: the student's engine failed; the run continues from its newest checkpoint when called again.
         DivergedError: losses were not finite several steps in a row; policy and batch of the last one are kept.
     """
     from treeopo.learner.distributed import Team
 
+    run.refuse_another()
     config, team = run.config, Team.from_environment()
     require(
         run.is_complete or team.size > 1 or not config.learner.fsdp,
         "learner.fsdp cuts the base over several processes, and this is one; start it by torchrun --nproc-per-node N",
     )
-    if not run.is_complete:
-        check_trackers(config.trackers)
-    inputs = _inputs(run, notify)
-    run.begin()
     if run.is_complete:
         team.dismiss()
+        return _sum_up(run, notify)
+    check_trackers(config.trackers)
+    with run.owned():
+        return _train(run, notify, on_step, start_engine, team)
+
+
+def _sum_up(run: RunDirectory, notify: Notify) -> TrainSummary:
+    """How a complete run stands; what was changed of its settings is recorded."""
+    notify(f"{run.path} is complete; it goes on if --steps is more than {run.config.steps}")
+    with run.owned() if run.changes else nullcontext():
+        inputs = _inputs(run, notify)
+        if run.changes:
+            run.begin()
         return _summary(run, inputs)
-    if inputs.teacher is not None and find_method(config.method).teacher_by is not None:
-        require(team.size == 1, f"method {config.method} tunes its teacher in one process; start it without torchrun")
+
+
+def _train(run: RunDirectory, notify: Notify, on_step: OnStep, start_engine: StartEngine, team: "Team") -> TrainSummary:
+    """`train`, of a run that is not complete and is held against other processes."""
+    inputs, method = _inputs(run, notify), find_method(run.config.method)
+    if notice := length_notice(run):
+        notify(notice)
+    run.begin()
+    if inputs.teacher is not None and method.teacher_by is not None:
+        require(team.size == 1, f"method {method.name} tunes its teacher in one process; start it without torchrun")
         first_stage = _first_stage(run, inputs.teacher)
         summary = train(first_stage, notify, _tenths(first_stage.config.steps, notify), start_engine)
         if not summary.complete:
@@ -242,8 +266,8 @@ def retokenized_copy(store: TreeStore, path: Path, tokenizer: ModelTokenizer, no
     """A copy of `store` at `path` under the student's tokenizer, made anew unless an earlier start finished it."""
     if not path.exists() or open_store(path).problem_count < store.problem_count:
         rmtree(path, ignore_errors=True)
-        create_store(path, retokenized_meta(store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size))
-        with open_writer(path) as writer:
+        meta = retokenized_meta(store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size)
+        with new_store(path, meta) as writer:
             done = retokenize(store, writer, tokenizer, tokenizer.eos_token_id)
         notify(str(done))
     return open_store(path)
