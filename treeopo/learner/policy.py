@@ -22,6 +22,7 @@ from treeopo.learner.packed_attention import can_pack, pack_attention, packed_hi
 from treeopo.learner.packing import Packing
 from treeopo.learner.settings import LoraSettings
 from treeopo.learner.sharding import is_sharded, shard_layers, whole_modules
+from treeopo.learner.targets import find_targets
 
 
 class LoraPolicy:
@@ -64,7 +65,7 @@ class LoraPolicy:
                 r=lora.rank,
                 lora_alpha=lora.alpha,
                 lora_dropout=lora.dropout,
-                target_modules=lora.target_modules,
+                target_modules=find_targets(base, name, lora.targets),
                 bias="none",
                 task_type="CAUSAL_LM",
             )
