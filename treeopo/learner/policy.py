@@ -192,6 +192,8 @@ def load_base(name: str, dtype: torch.dtype | Literal["auto"], trust_remote_code
     except (OSError, ValueError, KeyError, ImportError) as error:  # quantised weights ask for packages of their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"model {name!r} cannot be loaded: {reason}") from None
+    if getattr(base, "_hf_peft_config_loaded", False):
+        raise ModelError(f"model {name!r} is an adapter, not a whole model; merge it into its base first")
     for trait in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(base.config, trait, None):
             raise ModelError(f"model {name!r} sets {trait}, which the learner does not apply; choose another model")
