@@ -81,7 +81,7 @@ def test_the_dtype_is_the_base_s(run: RunDirectory, tmp_path: Path) -> None:
     from treeopo.learner.export import save_merged_model
 
     base = random_qwen2(tmp_path / "half", dtype=torch.bfloat16)
-    save_merged_model(str(base), run.adapter, tmp_path / "out")
+    save_merged_model(str(base), run.adapter, str(base), tmp_path / "out")
     assert {tensor.dtype for tensor in load_file(tmp_path / "out/model.safetensors").values()} == {torch.bfloat16}
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
 

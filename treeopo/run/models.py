@@ -37,6 +37,12 @@ class ModelRef:
     adapter: Path | None = None
     base_name: str = ""
 
+    @property
+    def tokenizer(self) -> str:
+        """Where its tokenizer is: beside the adapter, if that was saved with one, or the base's."""
+        own = self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file()
+        return str(self.adapter) if own else self.base
+
     def without_adapter(self) -> "ModelRef":
         return ModelRef(BASE, self.base)
 
