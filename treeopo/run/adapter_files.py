@@ -68,6 +68,11 @@ def base_of(adapter: Path, given: str | None = None, student: str | None = None)
     if not isinstance(named, str):
         raise ModelError(f"{adapter}/{CONFIG}: {key} is {shortened(repr(named), 60)}, and must be text; {otherwise}")
     place = Path(named).expanduser()
+    if (place / CONFIG).is_file():
+        raise ModelError(
+            f"{adapter}: its base {named} is an adapter itself; merge that first (treeopo export {named} --merge DIR), "
+            "and give DIR by --base"
+        )
     if place.is_dir():
         return str(place), named
     if not _HUB_NAME.fullmatch(named):
