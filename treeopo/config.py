@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -32,6 +33,7 @@ from treeopo.errors import ConfigError, require
 from treeopo.evaluation.settings import PeriodicSettings
 from treeopo.learner.settings import CriticSettings, DirectValueSettings, KlSettings, LearnerSettings
 from treeopo.methods import METHODS, GroupPlan, LossName, Need, find_method, owners, plan_groups
+from treeopo.places import at_home, mapped
 from treeopo.problems.prompting import PromptSettings
 from treeopo.problems.settings import GradingSettings
 from treeopo.problems.solutions import SolutionSettings
@@ -57,7 +59,7 @@ class Section(BaseModel):
     def _under_their_new_names(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        return {name: _renamed(value, RENAMED.get(name, {})) for name, value in values.items()}
+        return mapped({name: _renamed(value, RENAMED.get(name, {})) for name, value in values.items()}, at_home)
 
 
 def _renamed(values: Any, names: Mapping[str, str]) -> Any:
@@ -85,11 +87,7 @@ def _known_keys(kind: type) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _place(value: Any) -> Any:
-    return parse_place(value) if isinstance(value, str | Path) else value
-
-
-StorePlace = Annotated[Place, BeforeValidator(_place), WithJsonSchema({"type": "string", "format": "path or URL"})]
+StorePlace = Annotated[Place, AfterValidator(parse_place), WithJsonSchema({"type": "string", "format": "path or URL"})]
 """Where a tree store is. pathlib would make a local, relative path of a URL."""
 
 Engine = Annotated[EngineOptions, _known_keys(EngineOptions)]

