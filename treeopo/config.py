@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -86,11 +87,7 @@ def _known_keys(kind: type) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _place(value: Any) -> Any:
-    return parse_place(value) if isinstance(value, str | Path) else value
-
-
-StorePlace = Annotated[Place, BeforeValidator(_place), WithJsonSchema({"type": "string", "format": "path or URL"})]
+StorePlace = Annotated[Place, AfterValidator(parse_place), WithJsonSchema({"type": "string", "format": "path or URL"})]
 """Where a tree store is. pathlib would make a local, relative path of a URL."""
 
 Engine = Annotated[EngineOptions, _known_keys(EngineOptions)]

@@ -38,8 +38,8 @@ Teacher = Annotated[
 Problems = Annotated[
     str | None,
     typer.Option(
-        help="staged-arithmetic, gsm8k, gsm-symbolic, math or math500, as in gsm8k:train\\[:200], a JSON Lines "
-        "or Parquet file, or module:function for rows of your own.",
+        help="staged-arithmetic, gsm8k, gsm-symbolic, math or math500, as in gsm8k:train\\[:200], a file or "
+        "directory of rows (JSON, CSV, Parquet), or module:function for rows of your own.",
         show_default="staged-arithmetic:easy:train",
     ),
     Sets("problems"),

@@ -84,28 +84,49 @@ def export(
 def import_(
     traces: Annotated[
         list[str],
-        typer.Argument(help="Files, directories or patterns. A row has question, answer, steps, reward[, id, prompt]."),
+        typer.Argument(
+            metavar="TRACES...",
+            help="Files, directories or patterns. A row has question, answer, steps, reward[, id, prompt].",
+        ),
     ],
     output: OutputStore,
     tokenizer: TokenizerName,
     separator: Annotated[str, typer.Option(help="Ends every step but the last; \\n stands for a new line.")] = "\\n\\n",
+    layout: Annotated[
+        str,
+        typer.Option("--format", metavar="NAME", help="traces, or another project's: see docs/store.md."),
+    ] = "traces",
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            metavar="recorded|graded", help="The rewards in the file, or a grader's; the format has a default."
+        ),
+    ] = None,
+    grader: Annotated[
+        str | None,
+        typer.Option(metavar="GRADER", help="Grades the traces (number, if none is named), and what training samples."),
+    ] = None,
+    template: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A text that names {question} once: the prompt of rows without one."),
+    ] = None,
 ) -> None:
-    """Build a store from finished traces made elsewhere: JSON Lines, a JSON array or Parquet."""
+    """Build a store from finished solutions made elsewhere, in treeopo's layout or another project's."""
     from treeopo_storage import IMPORTED, StoreMeta, new_store
-    from treeopo_storage.formats import read_traces, recorded
     from treeopo_storage.interchange import trees_from_traces
     from treeopo_storage.joint import changed_prefixes
 
     from treeopo.engines.tokenizer import ModelTokenizer
+    from treeopo.jobs.import_traces import import_traces
 
     words = ModelTokenizer(tokenizer)
     ends = separator.replace("\\n", "\n")
-    found = recorded(read_traces(traces))
-    trees = trees_from_traces(found, ends, words, end_of_text=[words.eos_token_id])
+    found = import_traces(traces, ends, layout, reward, grader, template)
+    trees = trees_from_traces(found.traces, ends, words, end_of_text=[words.eos_token_id])
     meta = StoreMeta(
         words.fingerprint,
         teacher=IMPORTED,
-        search={"traces": ", ".join(Path(name).name for name in traces)},
+        search={"traces": ", ".join(Path(name).name for name in traces), **found.settings},
         separator=ends,
         vocabulary_size=words.vocabulary_size,
     )
@@ -115,6 +136,8 @@ def import_(
     changed = sum(changed_prefixes(tree, words) for tree in trees)
     told = f"; {changed} prefixes do not decode to their text" if changed else ""
     typer.echo(f"{len(trees)} problems imported into {output}{told}")
+    if found.left_out:
+        typer.echo(f"left out: {found.left_out}")
 
 
 @app.command()

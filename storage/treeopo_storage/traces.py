@@ -11,8 +11,21 @@ from treeopo_storage.schema import NO_PARENT, Action, ProblemTree
 
 
 @dataclass(frozen=True, slots=True)
+class Visited:
+    """What a search recorded of one of its nodes: visits, and their mean return. `node` tells it from all others."""
+
+    node: str
+    visits: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
-    """One solution of a problem: its steps in order and its reward, None where it is not known yet."""
+    """One solution of a problem: its steps in order and its reward, None where it is not known yet.
+
+    visited: of the root and of each step, None where a search recorded nothing; empty: of none. final: the answer it
+    ends in, where its format states that in a way of its own.
+    """
 
     id: str
     question: str
@@ -20,6 +33,8 @@ class Trace:
     prompt: str
     steps: tuple[str, ...]
     reward: float | None
+    visited: tuple[Visited | None, ...] = ()
+    final: str | None = None
 
 
 class TreeBuilder:
@@ -31,6 +46,7 @@ class TreeBuilder:
         self._parent, self._visits, self._value_sum = [NO_PARENT], [0], [0.0]
         self._reward = [float("nan")]
         self._where: dict[int, str] = {}  # of each terminal node, and of the problem (node 0)
+        self._counted: set[tuple[int, str]] = set()  # nodes of a search that are in the statistics
         # A step that ends a trace is another node than the same step where the text goes on: terminals are leaves.
         self._children: dict[tuple[int, str, bool], int] = {}
 
@@ -48,28 +64,36 @@ class TreeBuilder:
                     f"{where}: problem {trace.id!r} has another {name} here than at {first}; give one another id"
                 )
         path = [0]
-        texts = self._steps(trace.steps)
-        for i, text in enumerate(texts, 1):
-            path.append(self._child(path[-1], text, trace.reward if i == len(texts) else None, where))
-        for node in path:
-            self._visits[node] += 1
-            self._value_sum[node] += trace.reward
+        steps, visited = self._steps(trace.steps), trace.visited
+        for i, (text, _) in enumerate(steps, 1):
+            path.append(self._child(path[-1], text, trace.reward if i == len(steps) else None, where))
+        recorded = [visited[0], *(visited[step + 1] for _, step in steps)] if visited else [None] * len(path)
+        for node, was in zip(path, recorded, strict=True):
+            if was is None:
+                self._visits[node] += 1
+                self._value_sum[node] += trace.reward
+            elif (node, was.node) not in self._counted:
+                self._counted.add((node, was.node))
+                self._visits[node] += was.visits
+                self._value_sum[node] += was.visits * was.value
 
-    def _steps(self, steps: Sequence[str]) -> list[str]:
-        """Each but the last with the separator. Separators and white space alone belong to the step before them, or
-        where a trace begins with them to the one after, as in a search.
+    def _steps(self, steps: Sequence[str]) -> list[tuple[str, int]]:
+        """Each text, but the last with the separator, and the index of its step. Separators and white space alone
+        belong to the step before them, or where a trace begins with them to the one after, as in a search.
         """
-        texts, blank = list[str](), ""
-        for i, step in enumerate(steps, 1):
-            text = step if i == len(steps) or step.endswith(self._separator) else step + self._separator
+        found, blank = list[tuple[str, int]](), ""
+        for index, step in enumerate(steps):
+            is_last = index == len(steps) - 1
+            text = step if is_last or step.endswith(self._separator) else step + self._separator
             if text.replace(self._separator, "").strip():
-                texts.append(blank + text)
+                found.append((blank + text, index))
                 blank = ""
-            elif texts:
-                texts[-1] += text
+            elif found:
+                before, of = found[-1]
+                found[-1] = (before + text, of)
             else:
                 blank += text
-        return texts or [blank]
+        return found or [(blank, len(steps) - 1)]
 
     def _child(self, parent: int, text: str, reward: float | None, where: str) -> int:
         """The node of a step, made if new; `reward` where the step ends its trace."""
@@ -84,12 +108,28 @@ class TreeBuilder:
         elif reward is not None and reward != self._reward[node]:
             raise TreeDataError(
                 f"{where}: the same trace has reward {reward} here and {self._reward[node]} at {self._where[node]}; "
-                "give both their mean, or one another id"
+                "give both their mean, one another id, or rewards of a grader (--reward graded)"
             )
         return node
 
+    def _count_in_parents(self) -> None:
+        """Raise parents to their children's visits: some searches count what failed at the child alone."""
+        P = len(self._texts)
+        through, value = [0] * P, [0.0] * P
+        for node in range(P - 1, 0, -1):
+            self._raise_to(node, through[node], value[node])
+            through[self._parent[node]] += self._visits[node]
+            value[self._parent[node]] += self._value_sum[node]
+        self._raise_to(0, through[0], value[0])
+
+    def _raise_to(self, node: int, through: int, value: float) -> None:
+        if through > self._visits[node]:
+            self._value_sum[node] += (through - self._visits[node]) * value / through
+            self._visits[node] = through
+
     def build(self) -> ProblemTree:
         """The tree, its tokens as `treeopo_storage.joint` has them."""
+        self._count_in_parents()
         P = len(self._texts)
         parent, reward = np.array(self._parent, np.int32), np.array(self._reward, np.float32)
         terminal = ~np.isnan(reward)

@@ -155,8 +155,20 @@ def test_weights_that_are_not_there_are_not_looked_for_on_the_hub(
 ) -> None:
     adapter = adapter_of(student, tmp_path / "adapter", lora())
     (adapter / WEIGHTS).write_bytes(content)
-    with pytest.raises(ModelError, match="is not an adapter of"):
+    with pytest.raises(ModelError, match="the weights of the adapter cannot be read"):
         evaluated(adapter)
     (adapter / WEIGHTS).unlink()
     with pytest.raises(ModelError, match="holds no weights of an adapter"):
         evaluated(adapter)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_adapter_that_diverged_is_refused_by_a_tensor_s_name(student: Path, tmp_path: Path, value: float) -> None:
+    def spoilt(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        next(tensor for name, tensor in tensors.items() if "layers.1" in name)[0, 0] = value
+        return tensors
+
+    adapter = rewritten(adapter_of(student, tmp_path / "made", lora()), tmp_path / "changed", spoilt)
+    for use in (lambda: evaluated(adapter), lambda: load(student, adapter)):
+        with pytest.raises(ModelError, match=rf"tensor {LAYERS}.1\S+ holds infinite values or NaN"):
+            use()

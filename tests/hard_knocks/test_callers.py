@@ -75,6 +75,7 @@ def test_an_interrupted_cell_cancels_its_work_and_waits_until_it_has_cleaned_up(
     ended: list[str] = []
 
     async def work() -> None:
+        await asyncio.sleep(0.2)
         os.kill(os.getpid(), signal.SIGINT)  # to the main thread, which waits
         try:
             await asyncio.sleep(60)

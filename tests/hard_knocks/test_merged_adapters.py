@@ -9,10 +9,10 @@ import torch
 from peft import IA3Config, LoHaConfig, PeftModel, PromptTuningConfig, VeraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from tests.adapters import WEIGHTS, adapter_of, command, evaluated, load, logits, lora, of_peft
-from tests.tiny_models import random_qwen2
+from tests.tiny_models import byte_tokenizer, random_qwen2
 from treeopo.engines.settings import Adapters, EngineOptions, publishable_as
 from treeopo.engines.vllm_process import choose_weight_format
 from treeopo.errors import ModelError
@@ -192,3 +192,18 @@ def test_a_rank_beyond_what_the_engine_serves_is_merged_or_refused() -> None:
     assert choose_weight_format(EngineOptions(), room) is WeightFormat.MERGED
     with pytest.raises(ModelError, match="rank 512, not 1024"):
         choose_weight_format(EngineOptions(publish="adapter"), room)
+
+
+def test_a_base_that_the_learner_cannot_train_is_merged_all_the_same(tmp_path: Path) -> None:
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "head_dim": 32, "vocab_size": 257}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    base = tmp_path / "base"
+    torch.manual_seed(0)
+    Gemma2ForCausalLM(Gemma2Config(**shape, **heads, final_logit_softcapping=2.0)).save_pretrained(base)
+    byte_tokenizer().save_pretrained(base)
+    adapter, wanted = both(base, tmp_path / "adapter", lora())
+    code, said = command("export", adapter, "--merge", tmp_path / "merged")
+    assert code == 0, said
+    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), wanted)
+    with pytest.raises(ModelError, match="sets final_logit_softcapping"):
+        load(base, adapter)

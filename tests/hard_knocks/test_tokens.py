@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -31,7 +32,7 @@ from treeopo_storage import (
     open_writer,
 )
 from treeopo_storage.conformance import random_tree
-from treeopo_storage.formats import read_traces, recorded
+from treeopo_storage.formats import read_traces, traces_among
 from treeopo_storage.interchange import merged_meta, trees_from_traces
 from treeopo_storage.joint import encode_tree
 from treeopo_storage.retokenize import Retokenized, retokenize
@@ -173,7 +174,7 @@ def imported(tmp_path: Path, tokenizer: ModelTokenizer, *traces: Mapping[str, ob
     """The tree that `treeopo store import` makes of traces of one problem."""
     rows = [{"question": "2+3+4?", "answer": "9", "reward": 1, **trace} for trace in traces]
     (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = recorded(read_traces([str(tmp_path / "traces.jsonl")]))
+    found = traces_among(read_traces([str(tmp_path / "traces.jsonl")]), Counter())
     (tree,) = trees_from_traces(found, "\n\n", tokenizer, end_of_text=[tokenizer.eos_token_id])
     return tree
 

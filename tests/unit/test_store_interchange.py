@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from treeopo_storage import (
 )
 from treeopo_storage.conformance import assert_same_tree, random_tree
 from treeopo_storage.errors import FileFormatError
-from treeopo_storage.formats import read_traces, recorded
+from treeopo_storage.formats import read_traces, traces_among
 from treeopo_storage.interchange import copy_problems, export_jsonl, export_parquet, merged_meta, trees_from_traces
 from treeopo_storage.joint import Encoded
 from treeopo_storage.retokenize import Retokenized, check_tokenizer, retokenize, retokenized_meta
@@ -107,7 +108,9 @@ def trace(steps: list[str], reward: float, **more: str) -> dict[str, object]:
 
 
 def imported(path: Path, end_of_text: Sequence[int] = ()) -> list[ProblemTree]:
-    return trees_from_traces(recorded(read_traces([str(path)])), "\n\n", TOKENIZE, end_of_text=end_of_text)
+    return trees_from_traces(
+        traces_among(read_traces([str(path)]), Counter()), "\n\n", TOKENIZE, end_of_text=end_of_text
+    )
 
 
 def test_traces_share_the_steps_they_begin_with(tmp_path: Path) -> None:
@@ -135,7 +138,7 @@ def test_traces_share_the_steps_they_begin_with(tmp_path: Path) -> None:
     ("record", "message"),
     [
         ("a text", ":2: 'question' is missing: the row is the text 'a text', no object"),
-        ({"question": "?", "answer": "1", "steps": ["a"]}, ":2: 'reward' is missing or null; give a number"),
+        ({"question": "?", "answer": "1", "reward": 1}, ":2: 'steps' is missing"),
         (
             {"question": "?", "answer": ["1"], "steps": ["a"], "reward": 1},
             ":2: 'answer' is a list of 1; give a text",

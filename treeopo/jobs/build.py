@@ -24,7 +24,7 @@ from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import STOP_KEY, Prompter, recorded
 from treeopo.problems.settings import GRADER_KEY
 from treeopo.problems.spec import load_problem_set
-from treeopo.run.models import embedded
+from treeopo.run.models import check_whole, embedded
 from treeopo.search.actions import ActionPrompts
 from treeopo.search.build import BuildProgress, build_trees
 from treeopo.search.report import TreeReport
@@ -57,6 +57,7 @@ def build_store(
     """
     problem_set = load_problem_set(config.problems, config.limit, config.grading.grader)
     teacher = config.teacher or str(embedded(config.problems).teacher)
+    check_whole("teacher", teacher)
     tokenizer = ModelTokenizer(teacher, config.engine.trust_remote_code)
     prompter = Prompter(tokenizer, config.prompt, problem_set, notify)
     inputs = _Inputs(teacher, problem_set, tokenizer, prompter, ActionPrompts(config.search, prompter.instruct))

@@ -114,21 +114,16 @@ async def _evaluate(
     """Scores by model and problem set. Models of one base share an engine, the base itself first."""
     scores: dict[tuple[ModelRef, str], Scores] = {}
     for base in dict.fromkeys(model.base for model in models):
-        tokenizer = ModelTokenizer(base, config.engine.trust_remote_code)
-        asked = [
-            (problem_set, make_questions(tokenizer, config.prompt, problem_set, notify)) for problem_set in problem_sets
-        ]
-        longest = max(len(question.prompt_ids) for _, questions in asked for question in questions)
-        for warning in filter(None, (_trained_on(model, tokenizer) for model in models if model.base == base)):
-            notify(warning)
-        notify(f"starting an engine for {base}")
         of_base = sorted((model for model in models if model.base == base), key=lambda model: bool(model.adapter))
+        asked = _asked(config, of_base, problem_sets, notify)
+        longest = max(len(question.prompt_ids) for sets in asked.values() for _, some in sets for question in some)
+        notify(f"starting an engine for {base}")
         options = replace(config.engine, max_model_tokens=longest + config.max_new_tokens)
         engine = await start_engine(base, options, adapters(of_base))
         try:
             for version, model in enumerate(of_base, start=1):
                 await serve(engine, version, model, config.engine.trust_remote_code)
-                for problem_set, questions in asked:
+                for problem_set, questions in asked[model]:
                     report = partial(on_completion, problem_set.spec, model.label)
                     done = answers.done(problem_set.spec, model.label)
                     scores[model, problem_set.spec] = await _score(
@@ -137,6 +132,35 @@ async def _evaluate(
         finally:
             await engine.close()
     return scores
+
+
+def _asked(
+    config: EvalConfig, models: Sequence[ModelRef], problem_sets: Sequence[ProblemSet], notify: Notify
+) -> dict[ModelRef, list[tuple[ProblemSet, list[Question]]]]:
+    """The problem sets as each model is asked them, by its own tokenizer and chat template."""
+    tokenizers = {model.tokenizer: ModelTokenizer(model.tokenizer, config.engine.trust_remote_code) for model in models}
+    for model in models:
+        tokenizer = tokenizers[model.tokenizer]
+        for warning in filter(None, (_trained_on(model, tokenizer), _other_end(config, model, tokenizer))):
+            notify(warning)
+    asked = {
+        name: [(each, make_questions(tokenizer, config.prompt, each, notify)) for each in problem_sets]
+        for name, tokenizer in tokenizers.items()
+    }
+    return {model: asked[model.tokenizer] for model in models}
+
+
+def _other_end(config: EvalConfig, model: ModelRef, tokenizer: ModelTokenizer) -> str | None:
+    """A warning, if the adapter's tokenizer ends a text by another token than the base's, which the engine stops at."""
+    if model.tokenizer == model.base:
+        return None
+    base = ModelTokenizer(model.base, config.engine.trust_remote_code)
+    if tokenizer.eos_token_id == base.eos_token_id:
+        return None
+    return (
+        f"{model.label}: its tokenizer ends a text with {tokenizer.hf.eos_token!r}, and the engine stops at the base's "
+        f"{base.hf.eos_token!r}; to stop at its own, evaluate what treeopo export {model.label} --merge DIR writes"
+    )
 
 
 def _trained_on(model: ModelRef, tokenizer: ModelTokenizer) -> str | None:

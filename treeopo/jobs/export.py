@@ -34,7 +34,7 @@ def export_merged(source: Path, directory: Path, base: str | None = None, trust_
         directory.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as beside:
             partial = Path(beside) / "model"
-            save_merged_model(trained.base, trained.adapter, partial, trusted)
+            save_merged_model(trained.base, trained.adapter, trained.tokenizer, partial, trusted)
             name = trained.base_name
             card = model_card(run, name, "transformers") if run else merged_card(name, source)
             (partial / "README.md").write_text(card, encoding="utf-8")

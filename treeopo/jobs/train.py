@@ -35,7 +35,7 @@ from treeopo.recipes.batches import grader_name, training_data
 from treeopo.rollout.pipeline import Metrics
 from treeopo.run.directory import RunDirectory
 from treeopo.run.loop import HeldOut, OnStep
-from treeopo.run.models import embedded
+from treeopo.run.models import check_whole, embedded
 from treeopo.run.questions import make_questions
 from treeopo.run.resume import length_notice
 from treeopo.run.settled import PLACES, check_places
@@ -144,6 +144,7 @@ def _inputs(run: RunDirectory, notify: Notify) -> Inputs:
     grader = grader_name(config, store)
     origin = config.solutions.problems if store is None else store.meta.search.get("problems")
     student = config.student or str(embedded(str(origin or "")).student)
+    check_whole("student", student)
     tokenizer = ModelTokenizer(student, config.engine.trust_remote_code)
     if store is not None:
         store = _for_tokenizer(store, run, tokenizer, notify)
@@ -187,6 +188,7 @@ def _teacher(config: TrainConfig, store: TreeStore | None, tokenizer: ModelToken
     teacher = config.teacher or own
     if teacher == IMPORTED:
         raise ConfigError(f"{config.store}: was imported and names no teacher; give one by --set teacher=MODEL")
+    check_whole("teacher", teacher)
     if ModelTokenizer(teacher, config.engine.trust_remote_code).fingerprint != tokenizer.fingerprint:
         raise ModelError(f"teacher {teacher!r} has another tokenizer than the student; choose one of the same family")
     return teacher

@@ -13,7 +13,7 @@ from warnings import catch_warnings, simplefilter
 import torch
 from peft import PeftConfig, PeftModel, PeftModelForCausalLM
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import AuxiliaryTrainingWrapper
+from peft.utils import AuxiliaryTrainingWrapper, load_peft_weights
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -98,6 +98,7 @@ def _load(
 ) -> PeftModel:
     """As `PeftModel.from_pretrained`, which keeps to itself which tensors it could not place."""
     config.inference_mode = not trainable
+    _check_finite(adapter)
     renamed = getattr(base, "_checkpoint_conversion_mapping", {})
     try:
         model = PeftModelForCausalLM(base, config, autocast_adapter_dtype=True, low_cpu_mem_usage=meta)
@@ -124,6 +125,16 @@ def _load(
                 "name the base that it was trained on, and save it by PEFT from that model without a wrapper"
             )
     return model
+
+
+def _check_finite(adapter: Path) -> None:
+    try:
+        tensors = load_peft_weights(str(adapter), device="cpu")
+    except _UNFIT as error:
+        raise ModelError(f"{adapter}: the weights of the adapter cannot be read: {_reason(error)}") from None
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ModelError(f"{adapter}: tensor {name} holds infinite values or NaN; take an earlier checkpoint of it")
 
 
 def _reason(error: Exception) -> str:

@@ -8,17 +8,17 @@ from treeopo.errors import ModelError, shortened
 from treeopo.learner.merge import merged_model
 
 
-def save_merged_model(base: str, adapter: Path, directory: Path, trust_remote_code: bool = False) -> None:
+def save_merged_model(
+    base: str, adapter: Path, tokenizer: str, directory: Path, trust_remote_code: bool = False
+) -> None:
     """Write model, configurations and tokenizer into `directory`, weights as safetensors in the dtypes of the base's.
 
     Raises:
-        ModelError: the base cannot be loaded, or the adapter is damaged, not of this base, or cannot be merged.
+        ModelError: the base or the tokenizer cannot be loaded, or the adapter is damaged, not of this base, or cannot
+            be merged.
     """
     merged_model(base, adapter, trust_remote_code).save_pretrained(str(directory))
-    has_tokenizer = (adapter / "tokenizer_config.json").is_file()
-    source = str(adapter) if has_tokenizer else base
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=trust_remote_code).save_pretrained(str(directory))
     except (OSError, ValueError) as error:
-        raise ModelError(f"no tokenizer for {source!r}: {shortened(str(error))}") from None
-    tokenizer.save_pretrained(str(directory))
+        raise ModelError(f"no tokenizer for {tokenizer!r}: {shortened(str(error))}") from None

@@ -15,7 +15,7 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from treeopo.errors import ModelError, shortened
 from treeopo.learner.adapters import load_adapter
-from treeopo.learner.policy import load_base
+from treeopo.learner.policy import load_model
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """As safetensors name them; of others (quantised weights) nothing is merged."""
@@ -29,7 +29,7 @@ def merged_model(name: str, adapter: Path, trust_remote_code: bool = False) -> A
         ModelError: the base cannot be loaded, or is quantised; or the adapter is not of it or cannot be merged.
     """
     dtypes = weight_dtypes(name)
-    base = load_base(name, _holding(set(dtypes.values())) if dtypes else "auto", trust_remote_code)
+    base = load_model(name, _holding(set(dtypes.values())) if dtypes else "auto", trust_remote_code)
     if getattr(base.config, "quantization_config", None):
         raise ModelError(
             f"{adapter}: its base {name!r} is quantised, and nothing can be merged into that; "

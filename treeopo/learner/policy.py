@@ -22,6 +22,7 @@ from treeopo.learner.packed_attention import can_pack, pack_attention, packed_hi
 from treeopo.learner.packing import Packing
 from treeopo.learner.settings import LoraSettings
 from treeopo.learner.sharding import is_sharded, shard_layers, whole_modules
+from treeopo.learner.targets import find_targets
 
 
 class LoraPolicy:
@@ -64,7 +65,7 @@ class LoraPolicy:
                 r=lora.rank,
                 lora_alpha=lora.alpha,
                 lora_dropout=lora.dropout,
-                target_modules=lora.target_modules,
+                target_modules=find_targets(base, name, lora.targets),
                 bias="none",
                 task_type="CAUSAL_LM",
             )
@@ -177,21 +178,34 @@ def _check_adapted(model: PeftModel, name: str) -> None:
             raise ModelError(f"the adapter on {path} of {name!r} is more than LoRA's A and B, and cannot be published")
 
 
-def load_base(name: str, dtype: torch.dtype | Literal["auto"], trust_remote_code: bool = False) -> Any:
+def load_base(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+    """A causal language model whose logits are what its head makes of the hidden states, and no more: the learner
+    computes them so.
+
+    Raises:
+        ModelError: it cannot be loaded, or scales or caps its logits.
+    """
+    base = load_model(name, dtype, trust_remote_code)
+    for trait, neutral in (("final_logit_softcapping", None), ("logit_scale", 1), ("logits_scaling", 1)):
+        if getattr(base.config, trait, None) not in (None, 0, neutral):
+            raise ModelError(f"model {name!r} sets {trait}, which the learner does not apply; choose another model")
+    return base
+
+
+def load_model(name: str, dtype: torch.dtype | Literal["auto"], trust_remote_code: bool = False) -> Any:
     """A causal language model from a hub name or directory; code that it brings is run only if that is asked for.
 
     dtype: auto, what its configuration or its files say.
 
     Raises:
-        ModelError: it cannot be loaded, or scales or caps its logits (the learner computes them from the head alone).
+        ModelError: it cannot be loaded, or is an adapter, under which transformers loads the base.
     """
     disable_progress_bar()
     try:
-        base = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:  # quantised weights ask for packages of their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"model {name!r} cannot be loaded: {reason}") from None
-    for trait in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(base.config, trait, None):
-            raise ModelError(f"model {name!r} sets {trait}, which the learner does not apply; choose another model")
-    return base
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelError(f"model {name!r} is an adapter, not a whole model; merge it into its base first")
+    return model

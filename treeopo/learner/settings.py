@@ -1,10 +1,11 @@
 """Settings of the learner; the defaults are the paper's (App. B, Table 3) where it states them."""
 
+import re
 from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
-from treeopo.errors import require
+from treeopo.errors import ConfigError, require
 
 Aggregation = Literal["sum", "sequence-mean", "token-mean", "constant"]
 Correction = Literal[
@@ -28,6 +29,10 @@ BOUNDS: dict[Correction, tuple[float, float]] = {
 """The standard (low, high) of each correction's importance ratio, and where it comes from."""
 
 
+ALL_LINEAR = "all-linear"
+"""As `lora.target_modules`: every linear layer below the head."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
     """The adapter that is trained: W + (alpha / rank) B A beside frozen weights W."""
@@ -41,13 +46,38 @@ class LoraSettings:
     dropout: float = 0.1
     """Share of the adapter's inputs that a training pass drops; sampling and evaluation drop none."""
 
-    target_modules: str = "all-linear"
-    """The layers that get an adapter, as PEFT's target_modules takes them: all-linear, or a regular expression."""
+    target_modules: str | tuple[str, ...] = ALL_LINEAR
+    """The layers that get an adapter: all-linear, names (q_proj,v_proj or a list of them), or a regular expression of
+    whole names, such as .*(q|v)_proj."""
 
     def __post_init__(self) -> None:
+        self._check_targets()
         require(self.rank >= 1, f"lora.rank is {self.rank}; it must be at least 1")
         require(0 < self.alpha < inf, f"lora.alpha is {self.alpha}; it must be positive and finite")
         require(0 <= self.dropout < 1, f"lora.dropout is {self.dropout}; it must lie in [0, 1)")
+
+    @property
+    def targets(self) -> str | tuple[str, ...]:
+        """`target_modules` read: all-linear, names, or (any other text) a pattern of whole names."""
+        given = self.target_modules
+        if isinstance(given, str) and re.fullmatch(r"[\w.,\s]*", given):
+            given = tuple(name for name in re.split(r"[,\s]+", given) if name)
+        return ALL_LINEAR if given == (ALL_LINEAR,) else given
+
+    def _check_targets(self) -> None:
+        if isinstance(self.targets, tuple):
+            require(
+                bool(self.targets) and all(name.strip() for name in self.targets),
+                f"lora.target_modules is {self.target_modules!r}, which names no layer; {ALL_LINEAR} names every one",
+            )
+            return
+        try:
+            re.compile(self.targets)
+        except re.error as error:
+            raise ConfigError(
+                f"lora.target_modules {self.targets!r} is no regular expression ({error}); one is .*(q|v)_proj, and "
+                "names alone (q_proj,v_proj) do as well"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,10 @@ def _gold(answer: str, where: str, column: str, reader: str, worked: bool) -> st
     try:
         gold = parse_gold(answer, worked=worked)
     except ValueError as error:
-        raise ProblemError(f"{where}: `{column}` {shortened(str(error))}; mend or remove the row") from None
+        itself = f", or name the columns (FILE?question=COLUMN&answer={column}) if it is the answer itself"
+        raise ProblemError(
+            f"{where}: `{column}` {shortened(str(error))}; mend or remove the row{itself if worked else ''}"
+        ) from None
     except Exception as error:  # whatever a user's grader raises
         raise ProblemError(f"{where}: `{column}`: parse_gold of grader {reader} raised {described(error)}") from error
     if not isinstance(gold, str) or not gold:

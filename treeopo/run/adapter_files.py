@@ -1,5 +1,6 @@
 """What adapter_config.json says, read without torch: over which base, and whether engines can use it beside that."""
 
+import codecs
 import json
 import re
 from pathlib import Path
@@ -35,8 +36,13 @@ def read_config(adapter: Path) -> dict[str, Any]:
     Raises:
         ModelError: it is not a JSON object.
     """
+    content = (adapter / CONFIG).read_bytes()
+    if content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ModelError(
+            f"{adapter}/{CONFIG}: begins with a byte order mark, which PEFT refuses; save it as UTF-8 without one"
+        )
     try:
-        config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(content)
     except ValueError:
         config = None
     if not isinstance(config, dict):
@@ -64,6 +70,11 @@ def base_of(adapter: Path, given: str | None = None, student: str | None = None)
     if given is None and student is not None and Path(student).is_absolute() and Path(student).is_dir():
         return student, student  # it may have moved, and a relative name be another model here
     place = Path(named).expanduser()
+    if (place / CONFIG).is_file():
+        raise ModelError(
+            f"{adapter}: its base {named} is an adapter itself; merge that first (treeopo export {named} --merge DIR), "
+            "and give DIR by --base"
+        )
     if place.is_dir():
         return str(place), named
     if not _HUB_NAME.fullmatch(named):

@@ -76,7 +76,7 @@ class RunDirectory:
     def is_at(path: Path) -> bool:
         """Whether a run has begun there; a model's directory has a config.json too, of other contents."""
         try:
-            return isinstance(json.loads((path / "config.json").read_text(encoding="utf-8"))["config"], dict)
+            return isinstance(json.loads((path / "config.json").read_bytes())["config"], dict)
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -88,7 +88,7 @@ class RunDirectory:
             RunError: there is no run, or its settings cannot be read by this version.
         """
         try:
-            record = json.loads((path / "config.json").read_text(encoding="utf-8"))
+            record = json.loads((path / "config.json").read_bytes())
             config = as_recorded(TrainConfig.model_validate(_migrated(record["config"])), record, path)
         except OSError:
             raise RunError(f"{path}: no run there (no config.json); give the --output of an earlier train") from None

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, assert_never
 
 from treeopo.engines.settings import Adapters, EngineOptions, publishable_as
-from treeopo.errors import RunError
+from treeopo.errors import ModelError, RunError
 from treeopo.learner.checkpoints import Checkpoints
 from treeopo.ports import Engine
 from treeopo.problems.spec import difficulty_of
@@ -41,6 +41,12 @@ class ModelRef:
     adapter: Path | None = None
     base_name: str = ""
 
+    @property
+    def tokenizer(self) -> str:
+        """Where its tokenizer is: beside the adapter, if that was saved with one, or the base's."""
+        own = self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file()
+        return str(self.adapter) if own else self.base
+
     def without_adapter(self) -> "ModelRef":
         return ModelRef(BASE, self.base)
 
@@ -70,6 +76,22 @@ def resolve(name: str, base: str | None = None) -> ModelRef:
         return ModelRef(name, name)
     loaded, called = base_of(path, base, student)
     return ModelRef(name, loaded, path, called)
+
+
+def check_whole(setting: str, name: str) -> None:
+    """Whether the model `name`, which `setting` gives, is neither an adapter nor a run: transformers would load an
+    adapter and its base as one, over which another adapter is then trained that fits neither.
+
+    Raises:
+        ModelError: it is one; the line says how to make a model of it.
+    """
+    path = Path(name).expanduser()
+    kind = "an adapter" if (path / CONFIG).is_file() else "a training run" if RunDirectory.is_at(path) else None
+    if kind is not None:
+        raise ModelError(
+            f"{setting} {name}: is {kind}, not a whole model; merge it first: treeopo export {name} --merge DIR, and "
+            "give DIR"
+        )
 
 
 def embedded(problems: str) -> "TinyModels":
