@@ -89,7 +89,7 @@ def _meta(config: BuildConfig, inputs: _Inputs, *, as_typed: bool = False) -> St
     search["prompt"] = recorded(search["prompt"])
     if config.search.uses_action_prompts:
         search["action_prompts"] = dict(inputs.action_prompts.texts)
-    seen = {"teacher": inputs.teacher, "search": search}
+    seen: dict[str, Any] = {"teacher": inputs.teacher, "search": search}
     if not as_typed:
         seen = mapped(seen, absolute)
     return StoreMeta(

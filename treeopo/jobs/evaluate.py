@@ -73,7 +73,7 @@ def evaluate(
 
 
 def _question(config: EvalConfig, models: Sequence[ModelRef]) -> dict[str, Any]:
-    """What an evaluation asks, so that it goes on with that alone: every place absolute, and which weights a run had."""
+    """What an evaluation asks, so that it goes on with that alone: places absolute, and which weights a run had."""
     weights = [str(absolute(Kind.MODEL, str(model.adapter or model.base))) for model in models]
     return {**mapped(_settings(config), absolute), "weights": weights}
 
