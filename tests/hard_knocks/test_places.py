@@ -9,10 +9,11 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -38,7 +39,7 @@ from zarr.storage import FsspecStore
 
 from tests.conftest import WORLD
 from tests.tiny_models import random_qwen2
-from treeopo.config import BuildConfig, EvalConfig, TrainConfig, load_config
+from treeopo.config import BuildConfig, EvalConfig, Section, TrainConfig, load_config
 from treeopo.engines.scripted import ScriptedEngine
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
@@ -46,9 +47,11 @@ from treeopo.errors import ConfigError, RunError, TreeopoError
 from treeopo.jobs.build import build_store
 from treeopo.jobs.evaluate import evaluate
 from treeopo.jobs.train import train
+from treeopo.places import kind_of
 from treeopo.run.directory import RunDirectory
 from treeopo.run.models import resolve
 from treeopo.run.resume import resume_run
+from treeopo.settings_reference import CONFIGS, command_settings
 
 META = StoreMeta("0123456789abcdef", "teacher")
 
@@ -394,3 +397,43 @@ def test_a_build_goes_on_only_with_the_teacher_and_the_problems_it_began_with(at
         flags["output"] = at / "earlier.zarr"
     with contextlib.chdir("a"):
         build()
+
+
+# hyperopt/hyperopt#72, pimutils/vdirsyncer#32, domainaware/parsedmarc#485, ulyssa/iamb#244
+@pytest.mark.parametrize("kind", [TrainConfig, BuildConfig, EvalConfig])
+def test_every_setting_that_names_a_place_knows_home(
+    at: Path, kind: type[Section], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(at / "home"))
+    command = next(name for name, config in CONFIGS.items() if config is kind)
+    places = {row.name for row in command_settings(command) if kind_of(row.name) is not None}
+    assert places >= {row.name for row in command_settings(command) if "path" in row.kind}
+    if kind is TrainConfig:
+        places -= {"solutions.problems", "solutions.prompt.examples", "solutions.prompt.template"}  # without a store
+    flags: dict[str, Any] = {name: ["~/x"] if kind is EvalConfig and name == "problems" else "~/x" for name in places}
+    flags |= {"method": "tree-opo-kl"} if kind is TrainConfig else {"prompt.shots": 1}
+    flags |= {"search.actions": ["step", "rephrase"]} if kind is BuildConfig else {}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in flags.items()]
+    (at / "c.toml").write_text("\n".join(sorted(lines, key=lambda line: "." in line)))
+    for config in (load_config(kind, file=at / "c.toml", flags={}), load_config(kind, file=None, flags=flags)):
+        for name in places:
+            found: Any = reduce(getattr, name.split("."), config)
+            assert str(found[0] if isinstance(found, tuple) else found) == f"{at}/home/x", name
+
+
+def test_no_command_makes_a_directory_called_tilde(at: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(at / "home"))
+    words = ModelTokenizer(str(random_qwen2(at / "home" / "tiny")))
+    create_store(at / "home" / "t.zarr", replace(META, tokenizer_fingerprint=words.fingerprint))
+    assert "problems merged" in invoke("store", "merge", "~/t.zarr", "--output=~/m.zarr")
+    assert "holds no committed problem" in invoke("store", "verify", "~/m.zarr")
+    assert "nothing to export" in invoke("store", "export", "~/m.zarr", "~/rows.jsonl")
+    assert f"there is no tree store at {at}/home/no.zarr" in invoke("train", "~/no.zarr", "--student=~/tiny")
+    assert "holds no" in invoke("train", "~/t.zarr", "--student=~/tiny", "--output=~/run")
+    assert f"{at}/home/run: no run there" in invoke("train", "--resume=~/run")
+    assert f"{at}/home/c.toml: cannot be read" in invoke("train", "--config=~/c.toml")
+    assert f"{at}/home/run: no run there" in invoke("export", "~/run", "--merge=~/merged")
+    assert "By depth" in invoke("inspect-tree", "~/t.zarr", "--tokenizer=~/tiny")
+    assert "r.zarr" in invoke("store", "retokenize", "~/t.zarr", "--output=~/r.zarr", "--tokenizer=~/tiny")
+    assert {path.name for path in at.iterdir()} == {"home"}
+    assert {path.name for path in (at / "home").iterdir()} == {"tiny", "t.zarr", "m.zarr", "r.zarr"}
