@@ -35,6 +35,7 @@ _SEPARATOR = r"(?:\{,\}|,\\!|\\!,|\\!|\\[,;: ]|\\thinspace\s?|[ ~'’])"
 _THOUSANDS = re.compile(rf"(?<![0-9.,^_'])([1-9][0-9]{{0,2}})((?:{_SEPARATOR}[0-9]{{3}})+)(?![0-9'])")
 _GROUPED = re.compile(r"(?:\\?\$)?[-+]?(?:\\?\$)?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?\.?")
 _MIXED = re.compile(r"(?<![0-9.}^_/])([0-9]+)(?:\s|\\[,;: ])+([1-9][0-9]*)/([1-9][0-9]*)(?![0-9/.])")
+_NUMBER_AS_TEXT = re.compile(r"\\(?:text(?:bf)?|math(?:bf|rm))\s*\{\s*([-+]?[0-9][0-9.,]*)\s*\}")
 _SCIENTIFIC = re.compile(r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))[eE]([-+]?[0-9]{1,4})")
 _HEXADECIMAL = re.compile(r"[-+]?0[xXbBoO][0-9A-Fa-f]+")
 _LOOKS = (("\\left", ""), ("\\right", ""), ("\\!", ""), ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"))
@@ -60,7 +61,7 @@ def claimed_latex(claim: Claim) -> str | None:
 
 def normal(latex: str) -> str:
     """`latex` with its numbers as algebra reads them: no thousands separators, `3 1/2` and `2e5` written out."""
-    latex = latex.translate(_MINUS).strip()
+    latex = _NUMBER_AS_TEXT.sub(r"\1", latex.translate(_MINUS)).strip()
     if _GROUPED.fullmatch(latex):
         return latex.replace(",", "")
     scientific = _SCIENTIFIC.fullmatch(latex)

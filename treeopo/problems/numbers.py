@@ -58,6 +58,7 @@ _WORD_BEFORE = re.compile(
 )
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _FRACTION = re.compile(r"([0-9])?\s*\\[dt]?frac\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))")
+_APOSTROPHES = re.compile(r"(?<=[0-9])['’](?=[0-9]{3}(?![0-9]))")  # 1'000, as Swiss write
 _SPACES = re.compile(r"\\[,;: ]|\\q?quad\b|[~\u00a0\u2009\u202f]")
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt)?|math(?:bf|rm|it|sf)|[mh]box|emph|bold)\s*\{([^{}]*)\}")
 _DEGREES = re.compile(r"\^\s*(?:\\circ\b|\{\s*\\circ\s*\})|\\degree\b")
@@ -116,7 +117,10 @@ def plain(line: str) -> str:
         line = line.replace("{,}", ",")
     if "<<" in line:
         line = strip_calculator(line)
+    if "~" in line or "'" in line:
+        line = _APOSTROPHES.sub("", line.replace("~", " "))
     if not line.isascii():
+        line = _APOSTROPHES.sub("", line)
         line = _SPACES.sub(" ", line.translate(_SIGNS))
         for sign, fraction in _VULGAR.items():
             line = line.replace(sign, f" {fraction}")

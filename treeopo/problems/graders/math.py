@@ -15,6 +15,7 @@ from typing import Any
 from treeopo.errors import GraderError
 from treeopo.problems.answers import Boxed, claims, last_boxed, tail
 from treeopo.problems.graders.base import GradingTimeout
+from treeopo.problems.graders.closeness import are_close, are_one_number, ratio, told_apart
 from treeopo.problems.latex import claimed_latex, is_hexadecimal, normal, spelling
 from treeopo.problems.numbers import Exact, parse_number
 from treeopo.records import Problem
@@ -151,10 +152,20 @@ def math_verify(alarm_seconds: int) -> Compare:
         except Exception:  # noqa: BLE001  sympy raises whatever it likes on LaTeX that makes no sense
             return False
 
+    def told(gold: str, answer: str) -> bool:
+        terms, others = ratio(gold), ratio(answer)
+        if terms is not None and others is not None:
+            return len(terms) == len(others) and all(map(told, terms, others))
+        if told_apart(gold, answer) or are_one_number(gold, answer):
+            return are_one_number(gold, answer)
+        answers = read(answer)
+        return any(
+            equal(one, other) and are_close(one, other, gold, answer) for one in read_gold(gold) for other in answers
+        )
+
     def compare(gold: str, answer: str) -> bool:
         try:
-            answers = read(answer)
-            return any(equal(one, other) for one in read_gold(gold) for other in answers)
+            return told(gold, answer)
         except TimeoutException:
             raise GradingTimeout from None
         except MemoryError:
