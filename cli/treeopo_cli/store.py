@@ -135,9 +135,12 @@ def retokenize(store: StorePath, output: OutputStore, tokenizer: TokenizerName) 
     from treeopo_storage.retokenize import retokenize, retokenized_meta
 
     from treeopo.engines.tokenizer import ModelTokenizer
+    from treeopo.inspect.tokens import lost_chat
 
     words, source = ModelTokenizer(tokenizer), open_store(store)
     create_store(output, retokenized_meta(source.meta, words.fingerprint, words.vocabulary_size))
     with open_writer(output) as writer:
         done = retokenize(source, writer, words, words.eos_token_id)
     typer.echo(f"{output}: {done}")
+    if warning := lost_chat(source):
+        typer.echo(warning, err=True)

@@ -44,9 +44,9 @@ class CanonicalPrefixes:
         if self.share >= ENOUGH:
             return f"prefixes with the tokens that the tokenizer gives for their text: {self}"
         return (
-            f"warning: prefixes with the tokens that the tokenizer gives for their text: {self}; from the others the "
-            "student goes on behind tokens that it would not write. A searching teacher may have written them so; "
-            "steps encoded one by one, by an earlier version, should be made anew (docs/store.md, Tokenizers)"
+            f"warning: prefixes with the tokens that the tokenizer gives for their text: {self}; the student would not "
+            "write the others so. They are a searching teacher's own, or part from a solution that shares a step, or "
+            "an earlier version encoded steps one by one: make such a store anew (docs/store.md, Canonical prefixes)"
         )
 
 
@@ -148,6 +148,17 @@ def missing_opening(store: TreeStore, tokenizer: ModelTokenizer) -> str | None:
         f"warning: {lacking} of {len(roots)} prompts looked at in the store do not begin with {names}, which this "
         "tokenizer puts before a text and an evaluation therefore too; make the store anew, or copy it by treeopo "
         "store retokenize"
+    )
+
+
+def lost_chat(store: TreeStore) -> str | None:
+    """A warning for those who re-tokenise a store of chat prompts: their texts hold no special tokens."""
+    prompt = store.meta.search.get("prompt")
+    if not isinstance(prompt, dict) or prompt.get("style") != "chat":
+        return None
+    return (
+        "warning: the store's prompts are a chat template's, and their texts lack its special tokens: so will the "
+        "re-tokenised prompts; search with the student's own template, or with prompt.style plain"
     )
 
 

@@ -21,7 +21,7 @@ from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ModelError, RunError, require
 from treeopo.evaluation.periodic import read_best
 from treeopo.evaluation.settings import PeriodicSettings
-from treeopo.inspect.tokens import canonical_prefixes, check_ids, missing_opening
+from treeopo.inspect.tokens import canonical_prefixes, check_ids, lost_chat, missing_opening
 from treeopo.jobs.export import export_merged
 from treeopo.methods import Need, find_method
 from treeopo.ports import Notify
@@ -246,4 +246,6 @@ def retokenized_copy(store: TreeStore, path: Path, tokenizer: ModelTokenizer, no
         with open_writer(path) as writer:
             done = retokenize(store, writer, tokenizer, tokenizer.eos_token_id)
         notify(str(done))
+        if warning := lost_chat(store):
+            notify(warning)
     return open_store(path)
