@@ -77,6 +77,7 @@ def test_a_special_token_that_a_question_names_stays_text(tmp_path: Path, style:
     assert ids.count(tokenizer.eos_token_id) == (style == "chat")  # the template ends a turn with it
     assert NAMES_ONE.question in tokenizer.decode(ids)
     assert prompter(PROBLEM)[-1:] == ids[-1:]
+    assert ids.count(tokenizer.hf.bos_token_id) == (style == "plain")  # a chat template says for itself how it begins
     assert tokenizer.eos_token_id not in tokenizer.encode(NAMES_ONE.question)
     assert tokenizer.eos_token_id not in prompter.instruct(f"{EOS} and {EOS}")[:-20]
 

@@ -252,3 +252,19 @@ def test_a_run_begins_by_telling_the_share(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         train(RunDirectory.create(config), notices.append, lambda step, metrics: None)
     assert notices[0].startswith("warning: prefixes with the tokens that the tokenizer gives for their text: 1 of 3 ")
+
+
+@pytest.mark.parametrize(("room", "ends"), [(96, True), (8, False)])
+def test_a_retokenised_solution_ends_as_the_teacher_ended_it(tmp_path: Path, room: int, ends: bool) -> None:
+    teacher, student = saved(tmp_path / "model", byte_level()), saved(tmp_path / "student", metaspace("always"))
+    (tmp_path / "store").mkdir()
+    store = build(tmp_path / "store", teacher, search={"rollouts": 4, "max_solution_tokens": room})
+    arguments = ["store", "retokenize", str(store), "--tokenizer", str(tmp_path / "student"), "-o"]
+    assert "end-of-text" not in typed(*arguments, str(tmp_path / "new.zarr"))
+    tree = open_store(tmp_path / "new.zarr").problem(0)
+    lasts = tree.token_ids[tree.token_offsets[1:] - 1]
+    assert (lasts == student.eos_token_id).tolist() == [ends and bool(terminal) for terminal in tree.terminal]
+    shutil.rmtree(tmp_path / "model")
+    told = typed(*arguments, str(tmp_path / "unknown.zarr"))
+    assert "which solutions ended by themselves is not known" in told
+    assert student.eos_token_id not in open_store(tmp_path / "unknown.zarr").problem(0).token_ids

@@ -13,7 +13,7 @@ from pathlib import Path
 from shutil import rmtree
 
 from treeopo_storage import IMPORTED, TreeStore, create_store, open_store, open_writer
-from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
+from treeopo_storage.retokenize import check_tokenizer, retokenized_meta
 
 from treeopo.config import TrainConfig
 from treeopo.engines.launch import StartEngine, start_engine
@@ -21,7 +21,7 @@ from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ModelError, RunError, require
 from treeopo.evaluation.periodic import read_best
 from treeopo.evaluation.settings import PeriodicSettings
-from treeopo.inspect.tokens import canonical_prefixes, check_ids, lost_chat, missing_opening
+from treeopo.inspect.tokens import canonical_prefixes, check_ids, missing_opening, retokenized
 from treeopo.jobs.export import export_merged
 from treeopo.methods import Need, find_method
 from treeopo.ports import Notify
@@ -244,8 +244,6 @@ def retokenized_copy(store: TreeStore, path: Path, tokenizer: ModelTokenizer, no
         rmtree(path, ignore_errors=True)
         create_store(path, retokenized_meta(store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size))
         with open_writer(path) as writer:
-            done = retokenize(store, writer, tokenizer, tokenizer.eos_token_id)
-        notify(str(done))
-        if warning := lost_chat(store):
-            notify(warning)
+            for told in retokenized(store, writer, tokenizer):
+                notify(told)
     return open_store(path)
