@@ -22,10 +22,6 @@ BASE = "base"
 """As `--against base`: the model under the adapter that is evaluated."""
 
 
-_ONE_FILE = 2**60
-"""Bytes of a shard of weights; an engine takes one file."""
-
-
 @dataclass(frozen=True, slots=True)
 class ModelRef:
     """A base model (hub name or directory), with an adapter over it or none; `label` is what a person called it, and
@@ -120,11 +116,11 @@ async def serve(engine: Engine, version: int, ref: ModelRef, trust_remote_code: 
         case WeightFormat.ADAPTER:
             await engine.publish(version, ref.adapter)
         case WeightFormat.MERGED:
-            from treeopo.learner.merge import merged_model
+            from treeopo.learner.merge import merged_model, save_for_engine
 
             with TemporaryDirectory() as directory:
-                model = merged_model(ref.base, ref.adapter, trust_remote_code)
-                model.save_pretrained(directory, max_shard_size=_ONE_FILE)
-                await engine.publish(version, Path(directory) / "model.safetensors")
+                weights = Path(directory) / "policy.safetensors"
+                save_for_engine(merged_model(ref.base, ref.adapter, trust_remote_code), weights)
+                await engine.publish(version, weights)
         case _:
             assert_never(engine.weight_format)
