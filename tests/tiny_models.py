@@ -22,8 +22,10 @@ def byte_tokenizer() -> Qwen2Tokenizer:
     return Qwen2Tokenizer(vocab=vocabulary, merges=[], **special)
 
 
-def random_qwen2(directory: Path, *, layers: int = 2, dtype: torch.dtype = torch.float32) -> Path:
-    """Save a Qwen2 of a few thousand parameters with tied embeddings and biased attention, as Qwen2.5-1.5B has them."""
+def random_qwen2(directory: Path, *, layers: int = 2, dtype: torch.dtype = torch.float32, tied: bool = True) -> Path:
+    """Save a Qwen2 of a few thousand parameters with biased attention, and embedding and head one weight (`tied`), as
+    Qwen2.5-1.5B has them.
+    """
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=VOCABULARY,
@@ -33,7 +35,7 @@ def random_qwen2(directory: Path, *, layers: int = 2, dtype: torch.dtype = torch
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=512,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=VOCABULARY - 1,
     )

@@ -14,6 +14,26 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
 
+REWARD_DUST = 1e-12
+"""Rewards that differ by less are alike: 0.1 + 0.2 and 0.3. Divided by their deviation such dust would be a signal."""
+
+LOWEST_TEMPERATURE = 0.01
+"""vLLM samples at this when it is asked for a positive one below it (`vllm.sampling_params`), whoever assumes what."""
+
+_NEVER = -9999.0
+"""What servers write for a log-probability of minus infinity, which JSON does not have."""
+
+
+def known_logprobs(logprobs_T: FloatArray) -> FloatArray:
+    """Log-probabilities (T,) as they may be used: NaN, for unknown, where one is not finite (an engine's softmax of low
+    precision makes NaN and minus infinity of a token that it did sample), and 0 where rounding put one above 0.
+    """
+    is_known = (logprobs_T > _NEVER) & (logprobs_T <= 0)
+    if is_known.all():
+        return logprobs_T
+    is_finite = np.isfinite(logprobs_T) & (logprobs_T > _NEVER)
+    return np.where(is_finite, np.minimum(logprobs_T, 0), np.nan).astype(np.float32)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
@@ -90,8 +110,8 @@ class Request:
 class Completion:
     """What an engine returned for one request.
 
-    token_ids (T,) include the stop tokens; logprobs (T,) are of the distribution each token was sampled from;
-    versions (T,) name the policy version that produced each token.
+    token_ids (T,) include the stop tokens; logprobs (T,) are of the distribution each token was sampled from, NaN where
+    the engine gave none that can be (`known_logprobs`); versions (T,) name the policy version that produced each token.
     """
 
     token_ids: IntArray
@@ -99,6 +119,9 @@ class Completion:
     versions: IntArray
     text: str
     finish_reason: FinishReason
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "logprobs", known_logprobs(self.logprobs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +181,8 @@ class RolloutGroup:
     @property
     def has_signal(self) -> bool:
         """Whether the rewards differ: alike ones teach nothing."""
-        return len({rollout.reward for rollout in self.rollouts}) > 1
+        rewards = [rollout.reward for rollout in self.rollouts]
+        return max(rewards) - min(rewards) > REWARD_DUST
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +191,9 @@ class TrainSequence:
 
     token_ids (T,) are the question's, the prefix's steps' and then the completion's. The arrays that follow are (C,), a
     number per completion token: advantages (the weight of the token in the loss); behaviour_logprobs, of the
-    distribution each was sampled from; versions, of the policy that sampled it; extras, columns that one loss asks for
-    by name. question_length: where the steps of the prefix begin (None: it has none). prefix_is_solved: the store has a
-    solved trace that begins with them.
+    distribution each was sampled from (NaN: unknown); versions, of the policy that sampled it; extras, columns that one
+    loss asks for by name. question_length: where the steps of the prefix begin (None: it has none). prefix_is_solved:
+    the store has a solved trace that begins with them.
     """
 
     token_ids: IntArray

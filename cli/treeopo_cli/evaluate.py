@@ -29,6 +29,13 @@ Against = Annotated[
     typer.Option(help="A second model, compared on the same problems.", show_default=False),
     Sets("against"),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        help="The model under an adapter, where that names one that has moved.", show_default="adapter_config.json's"
+    ),
+    Sets("base"),
+]
 Problems = Annotated[
     list[str] | None,
     typer.Option(
@@ -53,6 +60,7 @@ def evaluate(
     context: typer.Context,
     model: Model = None,
     against: Against = None,
+    base: Base = None,
     problems: Problems = None,
     limit: Limit = None,
     grader: Grader = None,

@@ -1,22 +1,34 @@
 """`treeopo export`: trained weights in the form that others load."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A training run.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="A training run, or an adapter's directory.", show_default=False)],
     merge: Annotated[Path, typer.Option("--merge", help="Directory for base and adapter as one transformers model.")],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="The model under the adapter, where that names one that has moved.",
+            show_default="adapter_config.json's",
+        ),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run Python code that the base's repository brings; a run tells."),
+    ] = False,
 ) -> None:
-    """Merge a run's adapter into its base: a plain model for transformers, vLLM and others.
+    """Merge an adapter into its base: a plain model for transformers, vLLM and others.
 
-    The adapter alone, in PEFT's format, is RUN/adapter.
+    A run's adapter alone, in PEFT's format, is RUN/adapter.
     """
     from treeopo.jobs.export import export_merged
-    from treeopo.run.directory import RunDirectory
     from treeopo_cli import render
 
-    export_merged(RunDirectory.open(run), merge)
-    render.console.print(f"merged model: [bold]{merge}[/]\nnext: treeopo eval {merge}")
+    export_merged(run, merge, base, trust_remote_code)
+    render.say("merged model: [bold]{}[/]", merge)
+    render.say("next: treeopo eval {}", quote(str(merge)))

@@ -1,6 +1,5 @@
 """`treeopo inspect-tree`: look into a tree store."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +8,7 @@ from treeopo_cli.store import OwnTokenizer
 
 
 def inspect_tree(
-    store: Annotated[Path, typer.Argument(help="A tree store.")] = Path("trees.zarr"),
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Path or URL of a tree store.")] = "trees.zarr",
     problem: Annotated[
         str | None, typer.Option(help="Show this problem's tree: its number or its id.", show_default=False)
     ] = None,

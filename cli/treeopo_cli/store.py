@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from treeopo_cli.options import lasting
+
 app = typer.Typer(no_args_is_help=True, help="Look at, check, convert and merge tree stores.")
 
 StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Path or URL of a tree store.")]
@@ -81,35 +83,61 @@ def export(
 @app.command(name="import")
 def import_(
     traces: Annotated[
-        Path, typer.Argument(help="JSON Lines: question, answer, steps, reward; id and prompt if wanted.")
+        list[str],
+        typer.Argument(
+            metavar="TRACES...",
+            help="Files, directories or patterns. A row has question, answer, steps, reward[, id, prompt].",
+        ),
     ],
     output: OutputStore,
     tokenizer: TokenizerName,
     separator: Annotated[str, typer.Option(help="Ends every step but the last; \\n stands for a new line.")] = "\\n\\n",
+    layout: Annotated[
+        str,
+        typer.Option("--format", metavar="NAME", help="traces, or another project's: see docs/store.md."),
+    ] = "traces",
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            metavar="recorded|graded", help="The rewards in the file, or a grader's; the format has a default."
+        ),
+    ] = None,
+    grader: Annotated[
+        str | None,
+        typer.Option(metavar="GRADER", help="Grades the traces (number, if none is named), and what training samples."),
+    ] = None,
+    template: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A text that names {question} once: the prompt of rows without one."),
+    ] = None,
 ) -> None:
-    """Build a store from finished traces made elsewhere, one JSON object a line."""
-    from treeopo_storage import IMPORTED, StoreMeta, create_store, open_writer
+    """Build a store from finished solutions made elsewhere, in treeopo's layout or another project's."""
+    from treeopo_storage import IMPORTED, StoreMeta, new_store
     from treeopo_storage.interchange import trees_from_traces
     from treeopo_storage.joint import changed_prefixes
 
     from treeopo.engines.tokenizer import ModelTokenizer
+    from treeopo.jobs.import_traces import import_traces
 
     words = ModelTokenizer(tokenizer)
     ends = separator.replace("\\n", "\n")
-    trees = trees_from_traces(traces, ends, words, end_of_text=[words.eos_token_id])
+    found = import_traces(traces, ends, layout, reward, grader, template)
+    trees = trees_from_traces(found.traces, ends, words, end_of_text=[words.eos_token_id])
     meta = StoreMeta(
         words.fingerprint,
         teacher=IMPORTED,
-        search={"traces": traces.name},
+        search={"traces": ", ".join(Path(name).name for name in traces), **found.settings},
         separator=ends,
         vocabulary_size=words.vocabulary_size,
     )
-    create_store(output, meta)
-    with open_writer(output) as writer:
+    lasting(output)
+    with new_store(output, meta) as writer:
         writer.append(trees)
     changed = sum(changed_prefixes(tree, words) for tree in trees)
     told = f"; {changed} prefixes do not decode to their text" if changed else ""
     typer.echo(f"{len(trees)} problems imported into {output}{told}")
+    if found.left_out:
+        typer.echo(f"left out: {found.left_out}")
 
 
 @app.command()
@@ -118,12 +146,12 @@ def merge(
     output: OutputStore,
 ) -> None:
     """Put the problems of several stores into a new one."""
-    from treeopo_storage import create_store, open_store, open_writer
+    from treeopo_storage import new_store, open_store
     from treeopo_storage.interchange import copy_problems, merged_meta
 
     sources = [open_store(store) for store in stores]
-    create_store(output, merged_meta(sources))
-    with open_writer(output) as writer:
+    lasting(output)
+    with new_store(output, merged_meta(sources)) as writer:
         problems = copy_problems(sources, writer)
     typer.echo(f"{problems} problems merged into {output}")
 
@@ -131,14 +159,14 @@ def merge(
 @app.command()
 def retokenize(store: StorePath, output: OutputStore, tokenizer: TokenizerName) -> None:
     """Make a store for a student with another tokenizer: every solution encoded anew."""
-    from treeopo_storage import create_store, open_store, open_writer
+    from treeopo_storage import new_store, open_store
     from treeopo_storage.retokenize import retokenized_meta
 
     from treeopo.engines.tokenizer import ModelTokenizer
     from treeopo.inspect.tokens import retokenized
 
     words, source = ModelTokenizer(tokenizer), open_store(store)
-    create_store(output, retokenized_meta(source.meta, words.fingerprint, words.vocabulary_size))
-    with open_writer(output) as writer:
+    lasting(output)
+    with new_store(output, retokenized_meta(source.meta, words.fingerprint, words.vocabulary_size)) as writer:
         for told in retokenized(source, writer, words):
             typer.echo(f"{output}: {told}")

@@ -5,6 +5,7 @@
     ├── StoreExistsError (ValueError)      a new store would overwrite something
     ├── SchemaVersionError (ValueError)    written by a version of treeopo this one does not know
     ├── TreeDataError (ValueError)         a tree, a record or settings that the store refuses
+    ├── FileFormatError (ValueError)       a file that is not of the kind its reader reads
     ├── EmptyStoreError (ValueError)       no committed problem where one is needed
     ├── TokenizerMismatchError (ValueError) token ids of another tokenizer
     ├── StoreLockedError                   another writer owns the store
@@ -35,6 +36,10 @@ class SchemaVersionError(StoreError, ValueError):
 
 class TreeDataError(StoreError, ValueError):
     """A tree, a record or a setting cannot be stored; nothing was written."""
+
+
+class FileFormatError(StoreError, ValueError):
+    """A file is not what its reader can read; the message says what it is and what to do."""
 
 
 class EmptyStoreError(StoreError, ValueError):

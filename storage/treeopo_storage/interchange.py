@@ -1,8 +1,7 @@
-"""In and out of a store: prefixes as JSON Lines or Parquet, trees from JSON Lines of traces, stores merged."""
+"""In and out of a store: prefixes as JSON Lines or Parquet, trees from traces, stores merged."""
 
 import contextlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -19,7 +18,8 @@ from treeopo_storage.joint import TreeTokenizer
 from treeopo_storage.protocol import TreeStore, TreeWriter
 from treeopo_storage.schema import Action, ProblemTree, StoreMeta
 from treeopo_storage.streaming import problem_blocks
-from treeopo_storage.traces import TreeBuilder, parse_trace
+from treeopo_storage.text_files import json_line
+from treeopo_storage.traces import Trace, TreeBuilder
 
 
 def prefix_rows(tree: ProblemTree) -> Iterator[dict[str, Any]]:
@@ -55,7 +55,7 @@ def export_jsonl(store: TreeStore, path: Path) -> int:
     with _new_file(path) as partial, partial.open("w", encoding="utf-8") as lines:
         for block in _blocks(store):
             for row in block:
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+                lines.write(json_line(row))
             rows += len(block)
     return rows
 
@@ -93,29 +93,25 @@ def export_parquet(store: TreeStore, path: Path) -> int:
 
 
 def trees_from_traces(
-    path: Path,
+    traces: Iterable[tuple[str, Trace]],
     separator: str,
     tokenize: TreeTokenizer,
     *,
     end_of_text: Sequence[int] = (),
 ) -> list[ProblemTree]:
-    """Trees of the traces in a JSON Lines file (`traces.Trace`; docs/store.md), all of them in memory.
+    """Trees of traces, each with the words that name it in a complaint (`formats.read_traces`), all of them in memory.
 
     Traces of one problem (same id, or same question where there is none) share the nodes of the steps they begin with;
     a node's visits are the traces through it, its value sum their rewards. `separator` ends each step but a trace's
     last, which `end_of_text` ends. A trace is tokenised as a whole (`treeopo_storage.joint`).
 
-    Raises `TreeDataError` naming the line, `EmptyStoreError` without traces, `StoreAccessError` if unreadable.
+    Raises `TreeDataError` if two traces contradict each other, `EmptyStoreError` without traces.
     """
     builders: dict[str, TreeBuilder] = {}
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        with _at(f"{path} line {number}"):
-            trace = parse_trace(line)
-            builders.setdefault(trace.id, TreeBuilder(trace, separator, tokenize, end_of_text)).add(trace)
+    for where, trace in traces:
+        builders.setdefault(trace.id, TreeBuilder(trace, separator, tokenize, end_of_text)).add(trace, where)
     if not builders:
-        raise EmptyStoreError(f"{path} holds no traces")
+        raise EmptyStoreError("there are no traces in it; nothing to import")
     return [builder.build() for builder in builders.values()]
 
 
@@ -172,21 +168,3 @@ def _new_file(path: Path) -> Iterator[Path]:
         raise StoreAccessError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8") as lines:
-            yield from lines
-    except UnicodeDecodeError as error:
-        raise TreeDataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    except OSError as error:
-        raise StoreAccessError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
-def _at(place: str) -> Iterator[None]:
-    try:
-        yield
-    except TreeDataError as error:
-        raise TreeDataError(f"{place}: {error}") from error

@@ -1,10 +1,7 @@
 """Trees from traces: finished solutions of a problem, laid over one another where their steps agree."""
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,51 +11,30 @@ from treeopo_storage.schema import NO_PARENT, Action, ProblemTree
 
 
 @dataclass(frozen=True, slots=True)
+class Visited:
+    """What a search recorded of one of its nodes: visits, and their mean return. `node` tells it from all others."""
+
+    node: str
+    visits: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
-    """One solution of a problem: its steps in order and its reward."""
+    """One solution of a problem: its steps in order and its reward, None where it is not known yet.
+
+    visited: of the root and of each step, None where a search recorded nothing; empty: of none. final: the answer it
+    ends in, where its format states that in a way of its own.
+    """
 
     id: str
     question: str
     answer: str
     prompt: str
     steps: tuple[str, ...]
-    reward: float
-
-
-def parse_trace(line: str) -> Trace:
-    """A trace from a JSON object with question, answer, steps, reward and, if wanted, id and prompt.
-
-    `id` defaults to the question, `prompt` (what the model is given) to the question too.
-    """
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise TreeDataError(f"not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise TreeDataError("must be a JSON object")
-    steps = _field(record, "steps", list)
-    if not steps or not all(isinstance(step, str) and step for step in steps):
-        raise TreeDataError("'steps' must be a list of texts, at least one, none empty")
-    reward = float(_field(record, "reward", (int, float)))
-    if not math.isfinite(reward):
-        raise TreeDataError("'reward' must be finite")
-    question = _field(record, "question", str)
-    return Trace(
-        id=_field({"id": question, **record}, "id", str),
-        question=question,
-        answer=_field(record, "answer", str),
-        prompt=_field({"prompt": question, **record}, "prompt", str),
-        steps=tuple(steps),
-        reward=reward,
-    )
-
-
-def _field(record: dict[str, Any], name: str, kind: type | tuple[type, ...]) -> Any:
-    if name not in record:
-        raise TreeDataError(f"{name!r} is missing")
-    if not isinstance(record[name], kind):
-        raise TreeDataError(f"{name!r} is {json.dumps(record[name])[:40]}, which is not of the right type")
-    return record[name]
+    reward: float | None
+    visited: tuple[Visited | None, ...] = ()
+    final: str | None = None
 
 
 class TreeBuilder:
@@ -69,39 +45,57 @@ class TreeBuilder:
         self._texts = [trace.prompt]
         self._parent, self._visits, self._value_sum = [NO_PARENT], [0], [0.0]
         self._reward = [float("nan")]
+        self._where: dict[int, str] = {}  # of each terminal node, and of the problem (node 0)
+        self._counted: set[tuple[int, str]] = set()  # nodes of a search that are in the statistics
         # A step that ends a trace is another node than the same step where the text goes on: terminals are leaves.
         self._children: dict[tuple[int, str, bool], int] = {}
 
-    def add(self, trace: Trace) -> None:
-        """Raises `TreeDataError` if the trace contradicts an earlier one."""
+    def add(self, trace: Trace, where: str) -> None:
+        """Add a trace with a reward; `where` names it in a complaint.
+
+        Raises:
+            TreeDataError: it contradicts an earlier one; both are named.
+        """
+        assert trace.reward is not None
+        first = self._where.setdefault(0, where)
         for name in ("question", "answer", "prompt"):
             if getattr(trace, name) != getattr(self._first, name):
-                raise TreeDataError(f"problem {trace.id!r} had another {name} on an earlier line")
+                raise TreeDataError(
+                    f"{where}: problem {trace.id!r} has another {name} here than at {first}; give one another id"
+                )
         path = [0]
-        texts = self._steps(trace.steps)
-        for i, text in enumerate(texts, 1):
-            path.append(self._child(path[-1], text, trace.reward if i == len(texts) else None))
-        for node in path:
-            self._visits[node] += 1
-            self._value_sum[node] += trace.reward
+        steps, visited = self._steps(trace.steps), trace.visited
+        for i, (text, _) in enumerate(steps, 1):
+            path.append(self._child(path[-1], text, trace.reward if i == len(steps) else None, where))
+        recorded = [visited[0], *(visited[step + 1] for _, step in steps)] if visited else [None] * len(path)
+        for node, was in zip(path, recorded, strict=True):
+            if was is None:
+                self._visits[node] += 1
+                self._value_sum[node] += trace.reward
+            elif (node, was.node) not in self._counted:
+                self._counted.add((node, was.node))
+                self._visits[node] += was.visits
+                self._value_sum[node] += was.visits * was.value
 
-    def _steps(self, steps: Sequence[str]) -> list[str]:
-        """Each but the last with the separator. Separators and white space alone belong to the step before them, or
-        where a trace begins with them to the one after, as in a search.
+    def _steps(self, steps: Sequence[str]) -> list[tuple[str, int]]:
+        """Each text, but the last with the separator, and the index of its step. Separators and white space alone
+        belong to the step before them, or where a trace begins with them to the one after, as in a search.
         """
-        texts, blank = list[str](), ""
-        for i, step in enumerate(steps, 1):
-            text = step if i == len(steps) or step.endswith(self._separator) else step + self._separator
+        found, blank = list[tuple[str, int]](), ""
+        for index, step in enumerate(steps):
+            is_last = index == len(steps) - 1
+            text = step if is_last or step.endswith(self._separator) else step + self._separator
             if text.replace(self._separator, "").strip():
-                texts.append(blank + text)
+                found.append((blank + text, index))
                 blank = ""
-            elif texts:
-                texts[-1] += text
+            elif found:
+                before, of = found[-1]
+                found[-1] = (before + text, of)
             else:
                 blank += text
-        return texts or [blank]
+        return found or [(blank, len(steps) - 1)]
 
-    def _child(self, parent: int, text: str, reward: float | None) -> int:
+    def _child(self, parent: int, text: str, reward: float | None, where: str) -> int:
         """The node of a step, made if new; `reward` where the step ends its trace."""
         node = self._children.setdefault((parent, text, reward is not None), len(self._texts))
         if node == len(self._texts):
@@ -110,12 +104,32 @@ class TreeBuilder:
             self._visits.append(0)
             self._value_sum.append(0.0)
             self._reward.append(float("nan") if reward is None else reward)
+            self._where[node] = where
         elif reward is not None and reward != self._reward[node]:
-            raise TreeDataError(f"the same trace has reward {reward} here and {self._reward[node]} on an earlier line")
+            raise TreeDataError(
+                f"{where}: the same trace has reward {reward} here and {self._reward[node]} at {self._where[node]}; "
+                "give both their mean, one another id, or rewards of a grader (--reward graded)"
+            )
         return node
+
+    def _count_in_parents(self) -> None:
+        """Raise parents to their children's visits: some searches count what failed at the child alone."""
+        P = len(self._texts)
+        through, value = [0] * P, [0.0] * P
+        for node in range(P - 1, 0, -1):
+            self._raise_to(node, through[node], value[node])
+            through[self._parent[node]] += self._visits[node]
+            value[self._parent[node]] += self._value_sum[node]
+        self._raise_to(0, through[0], value[0])
+
+    def _raise_to(self, node: int, through: int, value: float) -> None:
+        if through > self._visits[node]:
+            self._value_sum[node] += (through - self._visits[node]) * value / through
+            self._visits[node] = through
 
     def build(self) -> ProblemTree:
         """The tree, its tokens as `treeopo_storage.joint` has them."""
+        self._count_in_parents()
         P = len(self._texts)
         parent, reward = np.array(self._parent, np.int32), np.array(self._reward, np.float32)
         terminal = ~np.isnan(reward)

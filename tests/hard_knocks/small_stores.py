@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from treeopo_storage import (
     open_store,
     open_writer,
 )
+from treeopo_storage.formats import read_traces, traces_among
 from treeopo_storage.interchange import trees_from_traces
 from typer.testing import CliRunner
 
@@ -63,7 +65,8 @@ def imported(tmp_path: Path, tokenizer: ModelTokenizer, *traces: Mapping[str, ob
     """The tree that `treeopo store import` makes of traces of one problem."""
     rows = [{"question": "2+3+4?", "answer": "9", "reward": 1, **trace} for trace in traces]
     (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tree,) = trees_from_traces(tmp_path / "traces.jsonl", "\n\n", tokenizer, end_of_text=[tokenizer.eos_token_id])
+    found = traces_among(read_traces([str(tmp_path / "traces.jsonl")]), Counter())
+    (tree,) = trees_from_traces(found, "\n\n", tokenizer, end_of_text=[tokenizer.eos_token_id])
     return tree
 
 

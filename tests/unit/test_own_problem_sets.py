@@ -125,9 +125,9 @@ def test_a_grader_of_ones_own_reads_the_golds_of_a_file_and_one_that_ships_leave
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [
-        ("own_rows:lacking", "own_rows:lacking, row 2: needs an object with the texts `question` and `answer`"),
-        ("own_rows:texts", "own_rows:texts, row 2: needs an object"),
-        ("own_rows:nothing", "own_rows:nothing, row 2: needs an object"),
+        ("own_rows:lacking", "own_rows:lacking, row 2: has no `answer`, only `question`"),
+        ("own_rows:texts", "own_rows:texts, row 2: is a list of 2, where an object"),
+        ("own_rows:nothing", "own_rows:nothing, row 2: is null, where an object"),
         ("own_rows:unreadable", "own_rows:unreadable, row 2: `answer` does not end in one number"),
         ("own_rows:wrong", "own_rows:wrong, row 2: `answer` does not end in one number"),
         ("own_rows:blank", "own_rows:blank, row 2: its id, `id`, is empty"),

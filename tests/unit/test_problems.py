@@ -71,10 +71,10 @@ def test_gsm8k_ids_survive_reordering_and_stay_unique(tmp_path: Path) -> None:
     [
         ("{", "not a line of JSON"),
         ("[" * 10**5, "not a line of JSON"),
-        ("[]", "`question` and `answer`"),
-        ({"question": "?"}, "`question` and `answer`"),
-        ({"question": " ", "answer": "#### 4"}, "`question` and `answer`"),
-        ({"question": "?", "answer": 4}, "`question` and `answer`"),
+        ("[]", "is a list of 0, where an object with `question` is needed"),
+        ({"question": "?"}, "has no `answer`, only `question`"),
+        ({"question": " ", "answer": "#### 4"}, "`question` is empty"),
+        ({"question": 5, "answer": "#### 4"}, "`question` is 5; give a text"),
         ({"question": "?", "answer": "4"}, "#### number"),
         ({"question": "?", "answer": "#### four"}, "#### number"),
     ],
@@ -93,16 +93,17 @@ def test_rows_past_the_limit_are_not_judged(tmp_path: Path) -> None:
 
 def test_bytes_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "bytes.jsonl"
-    path.write_bytes(b"\xff\xfe\n")
-    with pytest.raises(ProblemError, match=":1: not a line of JSON"):
+    path.write_bytes(b"\xff\n")
+    with pytest.raises(ProblemError, match=":1: is not UTF-8 text"):
         load_problems(str(path))
 
 
 def test_an_empty_file_and_a_directory_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ProblemError, match="no problems in it"):
         load_problems(str(write(tmp_path / "empty.jsonl", "")))
-    with pytest.raises(ProblemError, match="no problem set or file"):
-        load_problems(str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ProblemError, match=r"no file in it ends in \.jsonl"):
+        load_problems(str(tmp_path / "empty"))
 
 
 def test_a_root_prompt_ends_in_the_step_separator() -> None:

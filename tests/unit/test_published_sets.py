@@ -194,7 +194,7 @@ def test_columns_by_name_take_any_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "query", "complaint"),
     [
-        ([{"q": "?", "a": "1"}, {"q": "?"}], "?question=q&answer=a", ":2: needs an object with the texts `q` and `a`"),
+        ([{"q": "?", "a": "1"}, {"q": "?"}], "?question=q&answer=a", ":2: has no `a`, only `q`"),
         ([{"q": "?", "a": "one"}], "?question=q&answer=a", ":1: `a` does not end in one number"),
         ([{"q": "?", "a": "1"}], "?question=q&answer=a&id=n", ":1: its id, `n`, is empty"),
         ([{"q": "?", "a": "1"}], "?question=q", "name columns as"),
@@ -229,7 +229,7 @@ def test_a_bad_row_of_parquet_and_of_the_hub_is_named_too(tmp_path: Path, hub: H
 
 def test_a_file_that_is_not_parquet_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "set.parquet").write_text("no")
-    with pytest.raises(ProblemError, match=r"set\.parquet: not a Parquet file"):
+    with pytest.raises(ProblemError, match=r"set\.parquet: is no Parquet file"):
         load_problem_set(str(tmp_path / "set.parquet"))
 
 

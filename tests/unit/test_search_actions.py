@@ -298,7 +298,7 @@ def test_a_template_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path, n
     folder = write_templates(tmp_path, **{name: text or ""})
     if text is None:
         (folder / f"{name}.txt").unlink()
-    with pytest.raises(ConfigError, match=rf"^search\.templates: .*{name}\.txt ") as caught:
+    with pytest.raises(ConfigError, match=rf"^search\.templates: .*{name}\.txt[ :]") as caught:
         ActionPrompts(SearchSettings(actions=ALL, templates=folder), TOKENIZE.encode)
     assert "\n" not in str(caught.value)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from treeopo_storage import (
     TreeStore,
 )
 from treeopo_storage.conformance import assert_same_tree, random_tree
+from treeopo_storage.errors import FileFormatError
+from treeopo_storage.formats import read_traces, traces_among
 from treeopo_storage.interchange import copy_problems, export_jsonl, export_parquet, merged_meta, trees_from_traces
 from treeopo_storage.joint import Encoded
 from treeopo_storage.retokenize import Retokenized, check_tokenizer, retokenize, retokenized_meta
@@ -104,6 +107,12 @@ def trace(steps: list[str], reward: float, **more: str) -> dict[str, object]:
     return {"question": "2+3+4?", "answer": "9", "steps": steps, "reward": reward, **more}
 
 
+def imported(path: Path, end_of_text: Sequence[int] = ()) -> list[ProblemTree]:
+    return trees_from_traces(
+        traces_among(read_traces([str(path)]), Counter()), "\n\n", TOKENIZE, end_of_text=end_of_text
+    )
+
+
 def test_traces_share_the_steps_they_begin_with(tmp_path: Path) -> None:
     path = traces_file(
         tmp_path,
@@ -113,7 +122,7 @@ def test_traces_share_the_steps_they_begin_with(tmp_path: Path) -> None:
         trace(["other"], 0, id="q2"),
         trace(["2+3=5"], 0),
     )
-    tree, other = trees_from_traces(path, "\n\n", TOKENIZE, end_of_text=[0])
+    tree, other = imported(path, end_of_text=[0])
     assert tree.texts == ("2+3+4?", "2+3=5\n\n", "5+4=9", "5+4=8", "3+4=7\n\n", "so 9", "2+3=5")
     assert tree.parent.tolist() == [-1, 0, 1, 1, 0, 4, 0]
     assert tree.visits.tolist() == [4, 2, 1, 1, 1, 1, 1]
@@ -128,35 +137,38 @@ def test_traces_share_the_steps_they_begin_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ("a text", "line 2: must be a JSON object"),
-        ({"question": "?", "answer": "1", "steps": ["a"]}, "line 2: 'reward' is missing"),
+        ("a text", ":2: 'question' is missing: the row is the text 'a text', no object"),
+        ({"question": "?", "answer": "1", "reward": 1}, ":2: 'steps' is missing"),
         (
-            {"question": "?", "answer": 1, "steps": ["a"], "reward": 1},
-            "line 2: 'answer' is 1, which is not of the right",
+            {"question": "?", "answer": ["1"], "steps": ["a"], "reward": 1},
+            ":2: 'answer' is a list of 1; give a text",
         ),
-        (trace([], 1), "line 2: 'steps' must be a list of texts"),
-        (trace(["a", ""], 1), "line 2: 'steps' must be a list of texts"),
-        (trace(["a"], 0), "line 2: the same trace has reward 0.0 here and 1.0 on an earlier line"),
-        (trace(["b"], 0) | {"answer": "8"}, "line 2: problem '2.3.4.' had another answer on an earlier line"),
-        (trace(["b"], math.nan), "line 2: 'reward' must be finite"),
+        (trace([], 1), ":2: 'steps' is a list of 0; give a list of texts, at least one"),
+        (trace(["a", ""], 1), ":2: 'steps' has an empty text at index 1"),
+        (
+            trace(["a"], 0),
+            ":2: the same trace has reward 0.0 here and 1.0 at .*:1; give both their mean",
+        ),
+        (trace(["b"], 0) | {"answer": "8"}, ":2: problem '2.3.4.' has another answer here than at .*:1; give one an"),
+        (trace(["b"], math.nan), ":2: 'reward' is NaN; it must be finite"),
     ],
 )
 def test_a_bad_trace_is_named_by_its_line(tmp_path: Path, record: object, message: str) -> None:
     with pytest.raises(TreeDataError, match=message):
-        trees_from_traces(traces_file(tmp_path, trace(["a"], 1), record), "\n\n", TOKENIZE)
+        imported(traces_file(tmp_path, trace(["a"], 1), record))
 
 
 def test_a_file_that_is_not_traces_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
-    for content, message in ((b"{", "line 1: not JSON"), (b"\xff\xfe", "is not UTF-8 text")):
+    for content, message in ((b"{", ":1: not JSON"), (b"a\n\xff", ":1: not a line of JSON"), (b"\xff", "is not UTF-8")):
         path.write_bytes(content)
-        with pytest.raises(TreeDataError, match=message):
-            trees_from_traces(path, "\n\n", TOKENIZE)
+        with pytest.raises(FileFormatError, match=message):
+            imported(path)
     path.write_text("\n")
-    with pytest.raises(EmptyStoreError, match="holds no traces"):
-        trees_from_traces(path, "\n\n", TOKENIZE)
+    with pytest.raises(EmptyStoreError, match="there are no traces in it"):
+        imported(path)
     with pytest.raises(StoreAccessError, match="cannot be read: No such file"):
-        trees_from_traces(tmp_path / "absent", "\n\n", TOKENIZE)
+        imported(tmp_path / "absent")
 
 
 def test_merging_keeps_every_problem_in_order() -> None:

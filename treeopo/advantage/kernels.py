@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from treeopo.records import REWARD_DUST
 from treeopo.tree.compile import kernel
 
 Ints = npt.NDArray[np.int64]
@@ -97,15 +98,17 @@ def satisfied_share(
 
 @kernel
 def centred(raw_N: Floats, sample_offset: Ints, standardize: bool) -> Floats:
-    """(N,) each group minus its mean, over its population deviation if asked; a constant group gives exact zeros."""
+    """(N,) each group minus its mean, over its population deviation if asked; a group that is constant up to
+    `REWARD_DUST` gives exact zeros.
+    """
     centred_N = np.zeros(raw_N.size)
     for g in range(sample_offset.size - 1):
         first, last = sample_offset[g], sample_offset[g + 1]
-        total, constant = 0.0, True
+        total, lowest, highest = 0.0, raw_N[first], raw_N[first]
         for n in range(first, last):
             total += raw_N[n]
-            constant &= raw_N[n] == raw_N[first]
-        if constant:
+            lowest, highest = min(lowest, raw_N[n]), max(highest, raw_N[n])
+        if highest - lowest <= REWARD_DUST:
             continue
         squares = 0.0
         for n in range(first, last):

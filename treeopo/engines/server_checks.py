@@ -8,7 +8,7 @@ import httpx
 from treeopo.engines import server_api
 from treeopo.engines.http import ServerClient
 from treeopo.engines.server_api import BASE_LABEL
-from treeopo.engines.settings import Adapters, EngineOptions
+from treeopo.engines.settings import Adapters, EngineOptions, publishable_as
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.engines.vllm_plugin import BACKEND
 from treeopo.errors import EngineDeadError, ModelError
@@ -64,16 +64,7 @@ async def _choose_weight_format(
     """The one asked for, or else what the server takes: adapters first, which need no development endpoints."""
     if adapters is None:
         return WeightFormat.ADAPTER
-    wanted: tuple[WeightFormat, ...]
-    match options.publish:
-        case "adapter":
-            wanted = (WeightFormat.ADAPTER,)
-        case "merged":
-            wanted = (WeightFormat.MERGED,)
-        case "auto":
-            wanted = (WeightFormat.ADAPTER, WeightFormat.MERGED)
-        case _:
-            assert_never(options.publish)
+    wanted = publishable_as(options, adapters)
     for weight_format in wanted:
         if await _takes(client, weight_format):
             return weight_format

@@ -1,11 +1,12 @@
 """Settings of an inference engine; they need neither torch nor vLLM."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, assert_never
 
 from treeopo.engines.server_settings import ServerSettings, base_url
-from treeopo.errors import require
+from treeopo.errors import ModelError, require
 from treeopo.plugins import is_path
+from treeopo.records import WeightFormat
 
 ENGINES = {
     "vllm": "treeopo.engines.launch:start_vllm",
@@ -106,7 +107,34 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """What an engine must make room for where policies may reach it as adapters: LoRA of `rank`, `versions` at once."""
+    """What an engine must make room for where policies may reach it as adapters: LoRA of `rank`, `versions` at once.
+
+    merged_because: a trait that no engine can use beside the base, so that they must be merged; None: there is none.
+    """
 
     rank: int
     versions: int
+    merged_because: str | None = None
+
+
+def publishable_as(options: EngineOptions, adapters: Adapters) -> tuple[WeightFormat, ...]:
+    """The forms in which these policies may reach an engine, by `engine.publish` and what they are.
+
+    Raises:
+        ModelError: adapters were asked for, and these must be merged.
+    """
+    match options.publish:
+        case "adapter":
+            if adapters.merged_because is not None:
+                raise ModelError(
+                    f"{adapters.merged_because} cannot be used by an engine beside the base; leave engine.publish out, "
+                    "or set it to merged"
+                )
+            return (WeightFormat.ADAPTER,)
+        case "merged":
+            return (WeightFormat.MERGED,)
+        case "auto":
+            both = (WeightFormat.ADAPTER, WeightFormat.MERGED)
+            return both if adapters.merged_because is None else (WeightFormat.MERGED,)
+        case _:
+            assert_never(options.publish)

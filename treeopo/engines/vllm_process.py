@@ -4,9 +4,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, assert_never
+from typing import Any
 
-from treeopo.engines.settings import Adapters, EngineOptions
+from treeopo.engines.settings import Adapters, EngineOptions, publishable_as
 from treeopo.engines.vllm_plugin import BACKEND, PARENT_VARIABLE
 from treeopo.errors import ModelError
 from treeopo.records import WeightFormat
@@ -21,15 +21,12 @@ def choose_weight_format(options: EngineOptions, adapters: Adapters | None) -> W
 
     if adapters is None:
         return WeightFormat.MERGED
-    match options.publish:
-        case "merged":
-            return WeightFormat.MERGED
-        case "adapter":
-            return WeightFormat.ADAPTER
-        case "auto":
-            return WeightFormat.MERGED if current_platform.is_cpu() else WeightFormat.ADAPTER
-        case _:
-            assert_never(options.publish)
+    formats = publishable_as(options, adapters)
+    if options.publish == "auto" and (current_platform.is_cpu() or adapters.rank > VLLM_RANKS[-1]):
+        return WeightFormat.MERGED
+    if formats[0] is WeightFormat.ADAPTER and adapters.rank > VLLM_RANKS[-1]:
+        raise ModelError(f"engine.publish adapter: vLLM serves LoRA of rank {VLLM_RANKS[-1]}, not {adapters.rank}")
+    return formats[0]
 
 
 def start_process(model: str, options: EngineOptions, adapters: Adapters | None, descriptor: int) -> Any:

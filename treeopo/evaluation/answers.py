@@ -3,20 +3,26 @@
 DIR/evaluation.json      what was asked, so that a stopped evaluation goes on only with the same question
 DIR/completions.jsonl    a line per completion: problem set, model, problem, sample, text, answer, reward
 DIR/scores.json          written last
+DIR/.lock                who evaluates, while somebody does
 """
 
 import json
+import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from pydantic import TypeAdapter
+from treeopo_storage.errors import FileFormatError
+from treeopo_storage.text_files import json_line, whole_lines
 
 from treeopo.errors import RunError
 from treeopo.evaluation.accuracy import Graded
 from treeopo.evaluation.comparison import Evaluation
+from treeopo.owners import owning
 
 _GRADED = TypeAdapter(Graded)
 _EVALUATIONS = TypeAdapter(tuple[Evaluation, ...])
@@ -29,22 +35,30 @@ class Answers:
     """Writes into `directory`, or nowhere if that is None; what an evaluation with equal `settings` left is kept.
 
     Raises:
-        RunError: the directory cannot be written, or holds an evaluation with other settings.
+        RunError: the directory cannot be written, holds an evaluation with other settings, or is another process's.
     """
 
     def __init__(self, directory: Path | None, settings: Mapping[str, Any]) -> None:
         self._directory = directory
-        self._file = None
+        self._file: TextIO | None = None
         self._done: dict[tuple[str, str], Done] = {}
         if directory is None:
             return
+        with ExitStack() as stack:
+            self._owner = stack.enter_context(owning(directory))
+            self._file = stack.enter_context(self._open(directory, settings))
+            self._stack = stack.pop_all()
+
+    def _open(self, directory: Path, settings: Mapping[str, Any]) -> TextIO:
+        """The file of completions, with the whole ones of a stopped evaluation in it."""
         try:
-            directory.mkdir(parents=True, exist_ok=True)
             self._check(directory / "evaluation.json", json.dumps(settings, indent=2, sort_keys=True) + "\n")
-            lines = self._read(directory / "completions.jsonl")
-            self._file = (directory / "completions.jsonl").open("w", encoding="utf-8")
-            self._file.writelines(lines)
-            self._file.flush()
+            path = directory / "completions.jsonl"
+            lines = self._read(path)
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            os.replace(partial, path)
+            return path.open("a", encoding="utf-8")
         except OSError as error:
             raise RunError(f"{directory}: cannot be written ({error.strerror}); choose another --output") from None
 
@@ -55,7 +69,7 @@ class Answers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file:
-            self._file.close()
+            self._stack.close()
 
     def done(self, problems: str, model: str) -> Done:
         """What an earlier evaluation has of a model on a problem set."""
@@ -67,8 +81,9 @@ class Answers:
 
     def add(self, problems: str, model: str, graded: Graded) -> None:
         if self._file:
+            self._owner.check()
             row = {"problems": problems, "model": model, **asdict(graded)}
-            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._file.write(json_line(row))
             self._file.flush()
 
     def finish(self, evaluations: tuple[Evaluation, ...]) -> None:
@@ -81,14 +96,25 @@ class Answers:
         path.write_text(settings, encoding="utf-8")
 
     def _read(self, path: Path) -> list[str]:
-        """The whole lines of a stopped evaluation; one torn by a crash is dropped."""
-        if not path.exists():
-            return []
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-        for line in lines:
-            row = json.loads(line)
-            graded = _GRADED.validate_python({key: row[key] for key in row.keys() - {"problems", "model"}})
-            self._done.setdefault((row["problems"], row["model"]), {})[graded.problem_id, graded.sample] = graded
+        """The whole lines of a stopped evaluation; one torn by a crash is dropped.
+
+        Raises:
+            RunError: a line is damaged; it is named.
+        """
+        try:
+            lines = whole_lines(path)
+        except FileFormatError as error:
+            raise RunError(f"{error}; or remove that line, and its completion is made again") from None
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                graded = _GRADED.validate_python({key: row[key] for key in row.keys() - {"problems", "model"}})
+                of = row["problems"], row["model"]
+            except (ValueError, AttributeError, KeyError):
+                raise RunError(
+                    f"{path}:{number} is no completion; remove that line, and its completion is made again"
+                ) from None
+            self._done.setdefault(of, {})[graded.problem_id, graded.sample] = graded
         return lines
 
 

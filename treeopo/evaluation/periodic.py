@@ -9,6 +9,7 @@ engine whose weights are replaced would otherwise finish the evaluation with ano
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 from collections.abc import Awaitable, Callable
@@ -19,6 +20,8 @@ from treeopo.evaluation.intervals import mean_interval
 from treeopo.ports import Tracker
 
 BEST_RECORD = "evaluation.json"
+
+_log = logging.getLogger(__name__)
 
 
 class PeriodicEvaluation:
@@ -89,11 +92,15 @@ class PeriodicEvaluation:
 
 
 def read_best(directory: Path) -> dict[str, float] | None:
-    """Version and figures of the best policy so far; None before the first evaluation."""
+    """Version and figures of the best policy so far; None before the first evaluation, and where they are damaged."""
     path = directory / BEST_RECORD
     if not path.exists():
         return None
-    record: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        record: dict[str, float] = json.loads(path.read_bytes())
+    except ValueError:
+        _log.warning("%s is damaged; the next evaluation takes its place", path)
+        return None
     return {name.replace("eval_", "eval/"): value for name, value in record.items()}  # version 0.1 wrote eval_...
 
 

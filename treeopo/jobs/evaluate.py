@@ -3,7 +3,6 @@
 problem sets ─▶ prompts ─▶ engine (one a base model) ─▶ grader ─▶ scores ─▶ intervals and differences
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,9 +11,11 @@ from pathlib import Path
 
 from treeopo_storage import StoreError, open_store
 
+from treeopo import tasks
 from treeopo.config import EvalConfig
 from treeopo.engines.launch import StartEngine, start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
+from treeopo.errors import require
 from treeopo.evaluation.accuracy import Graded, Question, Scores, complete_and_grade
 from treeopo.evaluation.answers import Answers
 from treeopo.evaluation.comparison import Evaluation, compare_models
@@ -25,7 +26,7 @@ from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import recorded
 from treeopo.problems.spec import load_problem_set
 from treeopo.run.directory import RunDirectory
-from treeopo.run.models import BASE, ModelRef, adapters, embedded, resolve, serve
+from treeopo.run.models import BASE, ModelRef, adapters, check_servable, embedded, resolve, serve
 from treeopo.run.questions import make_questions
 
 OnCompletion = Callable[[str, str, Graded], None]
@@ -50,10 +51,13 @@ def evaluate(
         load_problem_set(spec, config.limit, config.grading.grader, "test") for spec in dict.fromkeys(config.problems)
     ]
     models = _models(config)
+    check_servable(models, config.engine)
     settings = config.model_dump(
         mode="json", exclude={"output": True, "engine": True, "grading": {"workers", "memory_mib"}}
     )
     settings["prompt"] = recorded(settings["prompt"])
+    if config.base is None:
+        del settings["base"]  # evaluations that an earlier version began have no such setting
     with Answers(config.output, settings) as answers:
         total = len(models) * sum(map(len, problem_sets)) * (1 + config.samples)
         done = count(answers.done_count + 1)
@@ -62,7 +66,7 @@ def evaluate(
             answers.add(problems, model, graded)
             on_progress(next(done), total)
 
-        scores = asyncio.run(_evaluate(config, models, problem_sets, answers, notify, on_completion, start_engine))
+        scores = tasks.run(_evaluate(config, models, problem_sets, answers, notify, on_completion, start_engine))
         labels = [model.label for model in models]
         evaluations = tuple(
             compare_models(problem_set.spec, labels, [scores[model, problem_set.spec] for model in models])
@@ -74,12 +78,17 @@ def evaluate(
 
 def _models(config: EvalConfig) -> list[ModelRef]:
     if config.model:
-        first = resolve(config.model)
+        first = resolve(config.model, config.base)
     else:
         first = ModelRef("embedded student", str(embedded(config.problems[0]).student))
-    if config.against is None:
-        return [first]
-    return [first, first.without_adapter() if config.against == BASE else resolve(config.against)]
+    models = [first]
+    if config.against is not None:
+        models += [first.without_adapter() if config.against == BASE else resolve(config.against, config.base)]
+    require(
+        config.base is None or any(model.adapter for model in models),
+        f"base {config.base} is the one of an adapter, and none is evaluated; leave it out",
+    )
+    return models
 
 
 async def _evaluate(
@@ -94,21 +103,16 @@ async def _evaluate(
     """Scores by model and problem set. Models of one base share an engine, the base itself first."""
     scores: dict[tuple[ModelRef, str], Scores] = {}
     for base in dict.fromkeys(model.base for model in models):
-        tokenizer = ModelTokenizer(base, config.engine.trust_remote_code)
-        asked = [
-            (problem_set, make_questions(tokenizer, config.prompt, problem_set, notify)) for problem_set in problem_sets
-        ]
-        longest = max(len(question.prompt_ids) for _, questions in asked for question in questions)
-        for warning in filter(None, (_trained_on(model, tokenizer) for model in models if model.base == base)):
-            notify(warning)
-        notify(f"starting an engine for {base}")
         of_base = sorted((model for model in models if model.base == base), key=lambda model: bool(model.adapter))
+        asked = _asked(config, of_base, problem_sets, notify)
+        longest = max(len(question.prompt_ids) for sets in asked.values() for _, some in sets for question in some)
+        notify(f"starting an engine for {base}")
         options = replace(config.engine, max_model_tokens=longest + config.max_new_tokens)
         engine = await start_engine(base, options, adapters(of_base))
         try:
             for version, model in enumerate(of_base, start=1):
                 await serve(engine, version, model, config.engine.trust_remote_code)
-                for problem_set, questions in asked:
+                for problem_set, questions in asked[model]:
                     report = partial(on_completion, problem_set.spec, model.label)
                     done = answers.done(problem_set.spec, model.label)
                     scores[model, problem_set.spec] = await _score(
@@ -117,6 +121,35 @@ async def _evaluate(
         finally:
             await engine.close()
     return scores
+
+
+def _asked(
+    config: EvalConfig, models: Sequence[ModelRef], problem_sets: Sequence[ProblemSet], notify: Notify
+) -> dict[ModelRef, list[tuple[ProblemSet, list[Question]]]]:
+    """The problem sets as each model is asked them, by its own tokenizer and chat template."""
+    tokenizers = {model.tokenizer: ModelTokenizer(model.tokenizer, config.engine.trust_remote_code) for model in models}
+    for model in models:
+        tokenizer = tokenizers[model.tokenizer]
+        for warning in filter(None, (_trained_on(model, tokenizer), _other_end(config, model, tokenizer))):
+            notify(warning)
+    asked = {
+        name: [(each, make_questions(tokenizer, config.prompt, each, notify)) for each in problem_sets]
+        for name, tokenizer in tokenizers.items()
+    }
+    return {model: asked[model.tokenizer] for model in models}
+
+
+def _other_end(config: EvalConfig, model: ModelRef, tokenizer: ModelTokenizer) -> str | None:
+    """A warning, if the adapter's tokenizer ends a text by another token than the base's, which the engine stops at."""
+    if model.tokenizer == model.base:
+        return None
+    base = ModelTokenizer(model.base, config.engine.trust_remote_code)
+    if tokenizer.eos_token_id == base.eos_token_id:
+        return None
+    return (
+        f"{model.label}: its tokenizer ends a text with {tokenizer.hf.eos_token!r}, and the engine stops at the base's "
+        f"{base.hf.eos_token!r}; to stop at its own, evaluate what treeopo export {model.label} --merge DIR writes"
+    )
 
 
 def _trained_on(model: ModelRef, tokenizer: ModelTokenizer) -> str | None:

@@ -5,17 +5,20 @@
 torchrun starts this job in several processes: the first one trains, the others follow its learner.
 """
 
-import asyncio
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
+from typing import TYPE_CHECKING
 
-from treeopo_storage import IMPORTED, TreeStore, create_store, open_store, open_writer
+from treeopo_storage import IMPORTED, TreeStore, new_store, open_store
 from treeopo_storage.retokenize import check_tokenizer, retokenized_meta
+from treeopo_storage.summary import identity
 
-from treeopo.config import TrainConfig
+from treeopo import tasks
+from treeopo.config import TrainConfig, differences
 from treeopo.engines.launch import StartEngine, start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ModelError, RunError, require
@@ -24,6 +27,7 @@ from treeopo.evaluation.settings import PeriodicSettings
 from treeopo.inspect.tokens import canonical_prefixes, check_ids, missing_opening, retokenized
 from treeopo.jobs.export import export_merged
 from treeopo.methods import Need, find_method
+from treeopo.places import kind_of
 from treeopo.ports import Notify
 from treeopo.problems.prompting import PromptSettings
 from treeopo.problems.spec import load_problem_set
@@ -31,10 +35,15 @@ from treeopo.recipes.batches import grader_name, training_data
 from treeopo.rollout.pipeline import Metrics
 from treeopo.run.directory import RunDirectory
 from treeopo.run.loop import HeldOut, OnStep
-from treeopo.run.models import embedded
+from treeopo.run.models import check_whole, embedded
 from treeopo.run.questions import make_questions
+from treeopo.run.resume import length_notice
+from treeopo.run.settled import PLACES, check_places
 from treeopo.run.start import Inputs, run_training
 from treeopo.trackers import check_trackers, read_metrics
+
+if TYPE_CHECKING:
+    from treeopo.learner.distributed import Team
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,42 +85,66 @@ def train(run: RunDirectory, notify: Notify, on_step: OnStep, start_engine: Star
     SIGINT and SIGTERM end the run after the step under way, with a checkpoint. A complete run is only summed up.
 
     Raises:
-        InputError: student, store or settings cannot be used.
+        InputError: student, store or settings cannot be used, or another process trains the run.
         EngineError: the student's engine failed; the run continues from its newest checkpoint when called again.
         DivergedError: losses were not finite several steps in a row; policy and batch of the last one are kept.
     """
     from treeopo.learner.distributed import Team
 
+    run.refuse_another()
     config, team = run.config, Team.from_environment()
     require(
         run.is_complete or team.size > 1 or not config.learner.fsdp,
         "learner.fsdp cuts the base over several processes, and this is one; start it by torchrun --nproc-per-node N",
     )
-    if not run.is_complete:
-        check_trackers(config.trackers)
-    inputs = _inputs(run, notify)
-    run.begin()
     if run.is_complete:
         team.dismiss()
+        return _sum_up(run, notify)
+    check_trackers(config.trackers)
+    with run.owned():
+        return _train(run, notify, on_step, start_engine, team)
+
+
+def _sum_up(run: RunDirectory, notify: Notify) -> TrainSummary:
+    """How a complete run stands; what was changed of its settings is recorded."""
+    notify(f"{run.path} is complete; it goes on if --steps is more than {run.config.steps}")
+    with run.owned() if run.changes else nullcontext():
+        inputs = _inputs(run, notify)
+        run.check_identity(inputs.identity)
+        if run.changes:
+            run.begin()
         return _summary(run, inputs)
-    if inputs.teacher is not None and find_method(config.method).teacher_by is not None:
-        require(team.size == 1, f"method {config.method} tunes its teacher in one process; start it without torchrun")
+
+
+def _train(run: RunDirectory, notify: Notify, on_step: OnStep, start_engine: StartEngine, team: "Team") -> TrainSummary:
+    """`train`, of a run that is not complete and is held against other processes."""
+    inputs, method = _inputs(run, notify), find_method(run.config.method)
+    if notice := length_notice(run):
+        notify(notice)
+    run.check_identity(inputs.identity)
+    run.begin(inputs.identity)
+    if inputs.teacher is not None and method.teacher_by is not None:
+        require(team.size == 1, f"method {method.name} tunes its teacher in one process; start it without torchrun")
         first_stage = _first_stage(run, inputs.teacher)
         summary = train(first_stage, notify, _tenths(first_stage.config.steps, notify), start_engine)
         if not summary.complete:
             return summary
         inputs = replace(inputs, teacher=str(_merged_once(first_stage, run.path / "teacher-model")))
-    asyncio.run(run_training(run, inputs, notify, on_step, start_engine, team))
+    tasks.run(run_training(run, inputs, notify, on_step, start_engine, team))
     return _summary(run, inputs)
 
 
 def _inputs(run: RunDirectory, notify: Notify) -> Inputs:
     """What the run is about, checked before it begins."""
     config = run.config
+    if not run.is_new:
+        check_places(config, run.path, PLACES)
     store: TreeStore | None = None if config.store is None else open_store(config.store)
+    known = {} if store is None else {"store": identity(store)}
     grader = grader_name(config, store)
     origin = config.solutions.problems if store is None else store.meta.search.get("problems")
     student = config.student or str(embedded(str(origin or "")).student)
+    check_whole("student", student)
     tokenizer = ModelTokenizer(student, config.engine.trust_remote_code)
     if store is not None:
         store = _for_tokenizer(store, run, tokenizer, notify)
@@ -119,6 +152,7 @@ def _inputs(run: RunDirectory, notify: Notify) -> Inputs:
         student=student,
         teacher=_teacher(config, store, tokenizer),
         tokenizer=tokenizer,
+        identity=known | {"tokenizer": tokenizer.fingerprint},
         store=store,
         data=training_data(config, store, tokenizer, notify),
         grader=grader,
@@ -129,12 +163,12 @@ def _inputs(run: RunDirectory, notify: Notify) -> Inputs:
 def _summary(run: RunDirectory, inputs: Inputs) -> TrainSummary:
     steps = read_metrics(run.metrics)
     return TrainSummary(
-        steps=len(steps),
+        steps=max((step["step"] for step in steps), default=run.config.steps if run.is_complete else 0),
         complete=run.is_complete,
         informative_steps=sum(step.get("learner/grad_norm", 0.0) > 0 for step in steps),
-        max_staleness=int(max(step.get("rollout/staleness_max", 0) for step in steps)),
-        learner_peak_mib=max(step["learner/peak_mib"] for step in steps),
-        engine_peak_mib=max(step.get("engine/peak_mib", 0.0) for step in steps),
+        max_staleness=int(max((step.get("rollout/staleness_max", 0) for step in steps), default=0)),
+        learner_peak_mib=max((step["learner/peak_mib"] for step in steps), default=0.0),
+        engine_peak_mib=max((step.get("engine/peak_mib", 0.0) for step in steps), default=0.0),
         data=inputs.data.summary,
         adapter=run.adapter,
         best=read_best(run.best),
@@ -154,6 +188,7 @@ def _teacher(config: TrainConfig, store: TreeStore | None, tokenizer: ModelToken
     teacher = config.teacher or own
     if teacher == IMPORTED:
         raise ConfigError(f"{config.store}: was imported and names no teacher; give one by --set teacher=MODEL")
+    check_whole("teacher", teacher)
     if ModelTokenizer(teacher, config.engine.trust_remote_code).fingerprint != tokenizer.fingerprint:
         raise ModelError(f"teacher {teacher!r} has another tokenizer than the student; choose one of the same family")
     return teacher
@@ -178,7 +213,8 @@ def _first_stage(run: RunDirectory, teacher: str) -> RunDirectory:
         "rollouts_kept": TrainConfig.model_fields["rollouts_kept"].default,
     }
     stage = RunDirectory(path, config.model_copy(update=settings))
-    if stage.is_started and RunDirectory.open(path).config != stage.config:
+    was = differences(RunDirectory.open(path).config, stage.config) if stage.is_started else ()
+    if any(kind_of(name) is None for name in was):  # places may have moved with the run
         raise RunError(f"{path}: was begun with other settings; choose another --output, or --resume {run.path}")
     return stage
 
@@ -196,7 +232,7 @@ def _tenths(steps: int, notify: Notify) -> Callable[[int, Metrics], None]:
 
 def _merged_once(run: RunDirectory, directory: Path) -> Path:
     if not directory.exists():
-        export_merged(run, directory)
+        export_merged(run.path, directory)
     return directory
 
 
@@ -242,8 +278,8 @@ def retokenized_copy(store: TreeStore, path: Path, tokenizer: ModelTokenizer, no
     """A copy of `store` at `path` under the student's tokenizer, made anew unless an earlier start finished it."""
     if not path.exists() or open_store(path).problem_count < store.problem_count:
         rmtree(path, ignore_errors=True)
-        create_store(path, retokenized_meta(store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size))
-        with open_writer(path) as writer:
+        meta = retokenized_meta(store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size)
+        with new_store(path, meta) as writer:
             for told in retokenized(store, writer, tokenizer):
                 notify(told)
     return open_store(path)

@@ -2,31 +2,23 @@
 
 from pathlib import Path
 
-import torch
-from peft import PeftModel
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
-from treeopo.errors import ModelError
-from treeopo.learner.policy import load_base
+from treeopo.errors import ModelError, shortened
+from treeopo.learner.merge import merged_model
 
 
-def save_merged_model(base: str, adapter: Path, directory: Path, trust_remote_code: bool = False) -> None:
-    """Write model, configurations and tokenizer into `directory`, weights as safetensors in the base's own dtype.
-
-    The sum W + (alpha/r) B A is taken in float32 and rounded once.
+def save_merged_model(
+    base: str, adapter: Path, tokenizer: str, directory: Path, trust_remote_code: bool = False
+) -> None:
+    """Write model, configurations and tokenizer into `directory`, weights as safetensors in the dtypes of the base's.
 
     Raises:
-        ModelError: the base cannot be loaded, or the adapter is damaged or not of this base.
+        ModelError: the base or the tokenizer cannot be loaded, or the adapter is damaged, not of this base, or cannot
+            be merged.
     """
-    dtype = (
-        getattr(AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code), "dtype", None) or torch.float32
-    )
+    merged_model(base, adapter, trust_remote_code).save_pretrained(str(directory))
     try:
-        adapted = PeftModel.from_pretrained(load_base(base, torch.float32, trust_remote_code), str(adapter))
-    except (SafetensorError, RuntimeError) as error:
-        raise ModelError(f"{adapter}: not an adapter of {base!r} ({str(error).splitlines()[0]})") from None
-    adapted.merge_and_unload(safe_merge=True).to(dtype).save_pretrained(str(directory))
-    has_tokenizer = (adapter / "tokenizer_config.json").is_file()
-    source = str(adapter) if has_tokenizer else base
-    AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code).save_pretrained(str(directory))
+        AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=trust_remote_code).save_pretrained(str(directory))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"no tokenizer for {tokenizer!r}: {shortened(str(error))}") from None

@@ -82,6 +82,7 @@ class Learner:
         for micro in micros:
             forward = self._forward(micro, stats)
             newest.add(micro.version_C, forward.current_C - micro.behaviour_C)
+            micro = micro.with_ratio_one(forward.current_C)
             found = {
                 name: torch.stack([x.loss(micro, forward) for x in losses]).sum() for name, losses in begun.items()
             }

@@ -1,7 +1,7 @@
 """Ragged sequences into packed micro-batches, within a budget of tokens."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from treeopo.learner.packing import Packing, pack, shared_lengths
-from treeopo.records import TrainSequence
+from treeopo.records import TokenColumn, TrainSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,17 @@ class MicroBatch:
     length_C: Tensor  # completion tokens of the sequence each token belongs to
     extras_C: Mapping[str, Tensor]  # the columns of `TrainSequence.extras`, which all sequences of a batch share
     prefix: PrefixTokens
+
+    def with_ratio_one(self, current_C: Tensor) -> "MicroBatch":
+        """Log-probabilities that behaviour policy or teacher do not know (NaN) become the policy's own, `current_C`:
+        the importance weight of such a token is 1, and nothing is distilled from it.
+        """
+        current_C = current_C.detach()
+        extras_C = dict(self.extras_C)
+        if (teacher_C := extras_C.get(TokenColumn.TEACHER)) is not None:
+            extras_C[TokenColumn.TEACHER] = teacher_C.where(~teacher_C.isnan(), current_C)
+        behaviour_C = self.behaviour_C.where(~self.behaviour_C.isnan(), current_C)
+        return replace(self, behaviour_C=behaviour_C, extras_C=extras_C)
 
 
 def micro_batches(

@@ -31,11 +31,11 @@ class NewestTokens:
         self._sums: Tensor | float = 0.0  # tokens, k3, ratio, its square
 
     def add(self, version_C: Tensor, log_ratio_C: Tensor) -> None:
-        """log_ratio_C = log pi_learner - log pi_engine, without dropout and without gradient."""
+        """log_ratio_C = log pi_learner - log pi_engine, without dropout and without gradient; NaN where unknown."""
         log_ratio_C = log_ratio_C.double().clamp(-LOG_LIMIT, LOG_LIMIT)
         ratio_C = log_ratio_C.exp()
         columns = torch.stack([torch.ones_like(ratio_C), ratio_C - 1 - log_ratio_C, ratio_C, ratio_C.square()])
-        self._sums = self._sums + columns[:, version_C == self._version].sum(-1)
+        self._sums = self._sums + columns[:, (version_C == self._version) & ~log_ratio_C.isnan()].sum(-1)
 
     def over(self, team: Team) -> Agreement | None:
         """Of the tokens of every rank; None if there was none."""

@@ -4,22 +4,25 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
-from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from treeopo.errors import ModelError
+from treeopo.learner.adapters import load_adapter
 from treeopo.learner.packed_attention import can_pack, pack_attention, packed_hidden_states, padded_hidden_states
 from treeopo.learner.packing import Packing
 from treeopo.learner.settings import LoraSettings
 from treeopo.learner.sharding import is_sharded, shard_layers, whole_modules
+from treeopo.learner.targets import find_targets
 
 
 class LoraPolicy:
@@ -50,18 +53,19 @@ class LoraPolicy:
         sharded: cut it over the processes of the team, which all load it and have met (`treeopo.learner.sharding`).
 
         Raises:
-            ModelError: the model cannot be loaded, or transforms its logits in a way the learner does not follow.
+            ModelError: the model cannot be loaded, or transforms its logits in a way the learner does not follow; or
+                the adapter is not of this model.
         """
         base = load_base(name, dtype, trust_remote_code)
         base.config.use_cache = False
         if adapter is not None:
-            model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, autocast_adapter_dtype=True)
+            model = load_adapter(base, name, adapter, trainable=True)
         else:
             settings = LoraConfig(
                 r=lora.rank,
                 lora_alpha=lora.alpha,
                 lora_dropout=lora.dropout,
-                target_modules=lora.target_modules,
+                target_modules=find_targets(base, name, lora.targets),
                 bias="none",
                 task_type="CAUSAL_LM",
             )
@@ -70,6 +74,8 @@ class LoraPolicy:
             except ValueError as error:
                 raise ModelError(f"LoRA cannot be applied to {name!r}: {error}") from None
         _check_adapted(model, name)
+        # As it will be named in what is saved: a directory by its whole path, to be found from anywhere.
+        model.peft_config["default"].base_model_name_or_path = os.path.abspath(name) if os.path.isdir(name) else name
         if sharded:
             shard_layers(model, device)
         return cls(model.to(device))
@@ -106,8 +112,12 @@ class LoraPolicy:
         return head
 
     def save_adapter(self, directory: Path) -> None:
-        """Write the adapter as PEFT does: safetensors and adapter_config.json."""
-        self.model.save_pretrained(str(directory))
+        """Write the adapter as PEFT does: safetensors and adapter_config.json.
+
+        Embeddings are never among them: the vocabulary is the base's, and no adapter sits on them (`_check_adapted`).
+        PEFT, left to find that out, asks the hub for the base's configuration at each save.
+        """
+        self.model.save_pretrained(str(directory), save_embedding_layers=False)
 
     @torch.no_grad()
     def save_merged(self, path: Path | None) -> None:
@@ -157,26 +167,45 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _check_adapted(model: PeftModel, name: str) -> None:
-    """Every adapter must sit on a linear layer below the head, or `save_merged` would not carry it."""
+    """Every adapter must be a low-rank sum on a linear layer below the head, or `save_merged` would not carry it."""
     head = model.get_base_model().get_output_embeddings()
     for path, module in model.named_modules():
-        if isinstance(module, LoraLayer) and (module is head or not isinstance(module, LoraLinear)):
-            raise ModelError(f"LoRA on {path} of {name!r} cannot be published; name linear layers below the head alone")
+        if not isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            continue
+        if module is head or not isinstance(module, LoraLinear):
+            raise ModelError(f"an adapter on {path} of {name!r} cannot be published; name linear layers below the head")
+        if module.lora_variant or any(module.lora_bias.values()):
+            raise ModelError(f"the adapter on {path} of {name!r} is more than LoRA's A and B, and cannot be published")
 
 
 def load_base(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
-    """A causal language model from a hub name or directory; code that it brings is run only if that is asked for.
+    """A causal language model whose logits are what its head makes of the hidden states, and no more: the learner
+    computes them so.
 
     Raises:
-        ModelError: it cannot be loaded, or scales or caps its logits (the learner computes them from the head alone).
+        ModelError: it cannot be loaded, or scales or caps its logits.
+    """
+    base = load_model(name, dtype, trust_remote_code)
+    for trait, neutral in (("final_logit_softcapping", None), ("logit_scale", 1), ("logits_scaling", 1)):
+        if getattr(base.config, trait, None) not in (None, 0, neutral):
+            raise ModelError(f"model {name!r} sets {trait}, which the learner does not apply; choose another model")
+    return base
+
+
+def load_model(name: str, dtype: torch.dtype | Literal["auto"], trust_remote_code: bool = False) -> Any:
+    """A causal language model from a hub name or directory; code that it brings is run only if that is asked for.
+
+    dtype: auto, what its configuration or its files say.
+
+    Raises:
+        ModelError: it cannot be loaded, or is an adapter, under which transformers loads the base.
     """
     disable_progress_bar()
     try:
-        base = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:  # quantised weights ask for packages of their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"model {name!r} cannot be loaded: {reason}") from None
-    for trait in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(base.config, trait, None):
-            raise ModelError(f"model {name!r} sets {trait}, which the learner does not apply; choose another model")
-    return base
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelError(f"model {name!r} is an adapter, not a whole model; merge it into its base first")
+    return model

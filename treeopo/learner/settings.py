@@ -1,9 +1,11 @@
 """Settings of the learner; the defaults are the paper's (App. B, Table 3) where it states them."""
 
+import re
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
-from treeopo.errors import require
+from treeopo.errors import ConfigError, require
 
 Aggregation = Literal["sum", "sequence-mean", "token-mean", "constant"]
 Correction = Literal[
@@ -27,6 +29,10 @@ BOUNDS: dict[Correction, tuple[float, float]] = {
 """The standard (low, high) of each correction's importance ratio, and where it comes from."""
 
 
+ALL_LINEAR = "all-linear"
+"""As `lora.target_modules`: every linear layer below the head."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
     """The adapter that is trained: W + (alpha / rank) B A beside frozen weights W."""
@@ -40,13 +46,38 @@ class LoraSettings:
     dropout: float = 0.1
     """Share of the adapter's inputs that a training pass drops; sampling and evaluation drop none."""
 
-    target_modules: str = "all-linear"
-    """The layers that get an adapter, as PEFT's target_modules takes them: all-linear, or a regular expression."""
+    target_modules: str | tuple[str, ...] = ALL_LINEAR
+    """The layers that get an adapter: all-linear, names (q_proj,v_proj or a list of them), or a regular expression of
+    whole names, such as .*(q|v)_proj."""
 
     def __post_init__(self) -> None:
+        self._check_targets()
         require(self.rank >= 1, f"lora.rank is {self.rank}; it must be at least 1")
-        require(self.alpha > 0, f"lora.alpha is {self.alpha}; it must be positive")
+        require(0 < self.alpha < inf, f"lora.alpha is {self.alpha}; it must be positive and finite")
         require(0 <= self.dropout < 1, f"lora.dropout is {self.dropout}; it must lie in [0, 1)")
+
+    @property
+    def targets(self) -> str | tuple[str, ...]:
+        """`target_modules` read: all-linear, names, or (any other text) a pattern of whole names."""
+        given = self.target_modules
+        if isinstance(given, str) and re.fullmatch(r"[\w.,\s]*", given):
+            given = tuple(name for name in re.split(r"[,\s]+", given) if name)
+        return ALL_LINEAR if given == (ALL_LINEAR,) else given
+
+    def _check_targets(self) -> None:
+        if isinstance(self.targets, tuple):
+            require(
+                bool(self.targets) and all(name.strip() for name in self.targets),
+                f"lora.target_modules is {self.target_modules!r}, which names no layer; {ALL_LINEAR} names every one",
+            )
+            return
+        try:
+            re.compile(self.targets)
+        except re.error as error:
+            raise ConfigError(
+                f"lora.target_modules {self.targets!r} is no regular expression ({error}); one is .*(q|v)_proj, and "
+                "names alone (q_proj,v_proj) do as well"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +97,11 @@ class OptimizerSettings:
     """A longer gradient is scaled down to this norm."""
 
     def __post_init__(self) -> None:
-        require(self.learning_rate > 0, f"optimizer.learning_rate is {self.learning_rate}; it must be positive")
-        require(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}; it must not be negative")
+        require(
+            0 < self.learning_rate < inf,
+            f"optimizer.learning_rate is {self.learning_rate}; it must be positive and finite",
+        )
+        require(0 <= self.weight_decay < inf, f"optimizer.weight_decay is {self.weight_decay}; it must be 0 or more")
         require(self.warmup_steps >= 0, f"optimizer.warmup_steps is {self.warmup_steps}; it must not be negative")
         require(self.max_grad_norm > 0, f"optimizer.max_grad_norm is {self.max_grad_norm}; it must be positive")
 
@@ -151,7 +185,7 @@ class LearnerSettings:
             f"learner.clip_high is {self.clip_high}; PPO's upper epsilon is positive",
         )
         require(
-            0 <= self.prefix_loss < float("inf"),
+            0 <= self.prefix_loss < inf,
             f"learner.prefix_loss is {self.prefix_loss}; it must be 0 or more, and finite",
         )
         require(
@@ -163,7 +197,7 @@ class LearnerSettings:
     @property
     def correction_bounds(self) -> tuple[float, float]:
         """(low, high) of the importance ratio: what was given, else the preset's standard."""
-        low, high = (0.0, float("inf")) if self.correction == "none" else BOUNDS[self.correction]
+        low, high = (0.0, inf) if self.correction == "none" else BOUNDS[self.correction]
         return (
             low if self.correction_low is None else self.correction_low,
             high if self.correction_high is None else self.correction_high,
@@ -178,7 +212,7 @@ class DirectValueSettings:
     """The gain in value that one nat of log-ratio to the base model stands for."""
 
     def __post_init__(self) -> None:
-        require(self.beta > 0, f"dvo.beta is {self.beta}; it must be positive")
+        require(0 < self.beta < inf, f"dvo.beta is {self.beta}; it must be positive and finite")
 
 
 Direction = Literal["reverse", "forward"]
@@ -210,8 +244,12 @@ class KlSettings:
     """Upper bound of the importance ratios in the sampled estimate."""
 
     def __post_init__(self) -> None:
-        require(self.beta > 0, f"kl.beta is {self.beta}; it must be positive (tree-opo is tree-opo-kl without it)")
-        require(self.learning_rate > 0, f"kl.learning_rate is {self.learning_rate}; it must be positive")
+        require(
+            0 < self.beta < inf, f"kl.beta is {self.beta}; it must be positive (tree-opo is tree-opo-kl without it)"
+        )
+        require(
+            0 < self.learning_rate < inf, f"kl.learning_rate is {self.learning_rate}; it must be positive and finite"
+        )
         require(
             self.optimizer == "separate" or self.learning_rate == _KL_RATE,
             "kl.learning_rate belongs to kl.optimizer separate; a summed loss is stepped at the policy's rate",
@@ -258,4 +296,7 @@ class CriticSettings:
         require(0 <= self.discount <= 1, f"critic.discount is {self.discount}; gamma lies in [0, 1]")
         require(0 <= self.decay <= 1, f"critic.decay is {self.decay}; lambda lies in [0, 1]")
         require(self.warmup_steps >= 0, f"critic.warmup_steps is {self.warmup_steps}; it must not be negative")
-        require(self.learning_rate > 0, f"critic.learning_rate is {self.learning_rate}; it must be positive")
+        require(
+            0 < self.learning_rate < inf,
+            f"critic.learning_rate is {self.learning_rate}; it must be positive and finite",
+        )

@@ -107,6 +107,7 @@ class LearnerThread:
             shutil.rmtree(partial, ignore_errors=True)
             self._learner.policy.save_adapter(partial)
             accompany(partial)
+            shutil.rmtree(directory, ignore_errors=True)  # a run is complete once it is whole: this one is not
             os.replace(partial, directory)
 
         await self._call(write)

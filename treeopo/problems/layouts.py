@@ -7,15 +7,17 @@ of Lightman et al., 2023, arXiv:2305.20050.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from treeopo_storage.cells import ABSENT, cell, is_number, shown, text_of, text_or_number
+
 from treeopo.errors import ProblemError, described, shortened
 from treeopo.problems.answers import ANSWER_MARK
 from treeopo.problems.graders import DEFAULT_GRADER, GRADERS, load_grader
-from treeopo.problems.graders.number import strip_calculator
+from treeopo.problems.numbers import strip_calculator
 from treeopo.problems.problem_set import STEP_SEPARATOR
 from treeopo.problems.rows import Row
 from treeopo.records import Problem
@@ -85,15 +87,44 @@ def _problem(row: Any, where: str, name: str, layout: Layout, reader: str) -> Pr
     if isinstance(row, Problem):
         _gold(row.answer, where, "answer", reader, worked=False)
         return row
-    question, answer = (_text(row, column, layout.is_worked) for column in (layout.question, layout.answer))
-    if question is None or answer is None:
-        columns = f"`{layout.question}` and `{layout.answer}`"
-        raise ProblemError(f"{where}: needs an object with the texts {columns}; mend or remove the row")
-    gold = _gold(answer, where, layout.answer, reader, layout.is_worked)
-    solution = _text(row, layout.solution, True) if layout.solution else None
-    if solution is not None and layout.grader == "number" and layout.is_worked and ANSWER_MARK in solution:
-        solution = _steps(solution)
+    question, answer = _cell(row, layout.question, where), _cell(row, layout.answer, where)
+    worked = layout.is_worked and not is_number(answer)  # a number is the answer itself
+    says = text_of if worked else text_or_number
+    gold = _gold(_said(says, answer, where, layout.answer), where, layout.answer, reader, worked)
+    question = _said(text_of, question, where, layout.question)
+    solution = _solution(row, layout)
     return Problem(_id(row, where, name, question, layout), question, gold, solution)
+
+
+def _cell(row: Any, column: str, where: str) -> Any:
+    """The value of a column that a row must have."""
+    value = cell(row, column)
+    if value is ABSENT and isinstance(row, Mapping):
+        has = ", ".join(f"`{name}`" for name in list(row)[:8]) or "nothing"
+        raise ProblemError(
+            f"{where}: has no `{column}`, only {has}; mend the row, or name a file's columns: "
+            "FILE?question=COLUMN&answer=COLUMN"
+        )
+    if value is ABSENT:
+        raise ProblemError(f"{where}: is {shown(row)}, where an object with `{column}` is needed; mend or remove it")
+    return value
+
+
+def _said(says: Callable[[Any], str], value: Any, where: str, column: str) -> str:
+    try:
+        return says(value)
+    except ValueError as error:
+        raise ProblemError(f"{where}: `{column}` {error}; mend or remove the row") from None
+
+
+def _solution(row: Any, layout: Layout) -> str | None:
+    """The worked solution, None where a row has none: that is no fault of it."""
+    value = cell(row, layout.solution) if layout.solution else None
+    if not isinstance(value, str | bytes) or not value.strip():
+        return None
+    solution = text_of(value)
+    is_gsm8k = layout.grader == "number" and layout.is_worked and ANSWER_MARK in solution
+    return _steps(solution) if is_gsm8k else solution
 
 
 def _gold(answer: str, where: str, column: str, reader: str, worked: bool) -> str:
@@ -106,7 +137,10 @@ def _gold(answer: str, where: str, column: str, reader: str, worked: bool) -> st
     try:
         gold = parse_gold(answer, worked=worked)
     except ValueError as error:
-        raise ProblemError(f"{where}: `{column}` {shortened(str(error))}; mend or remove the row") from None
+        itself = f", or name the columns (FILE?question=COLUMN&answer={column}) if it is the answer itself"
+        raise ProblemError(
+            f"{where}: `{column}` {shortened(str(error))}; mend or remove the row{itself if worked else ''}"
+        ) from None
     except Exception as error:  # whatever a user's grader raises
         raise ProblemError(f"{where}: `{column}`: parse_gold of grader {reader} raised {described(error)}") from error
     if not isinstance(gold, str) or not gold:
@@ -114,26 +148,19 @@ def _gold(answer: str, where: str, column: str, reader: str, worked: bool) -> st
     return gold
 
 
-def _text(row: Any, column: str, is_text: bool) -> str | None:
-    """A column's text, or None; a number counts as its text where the layout does not promise texts."""
-    value = row.get(column) if isinstance(row, Mapping) else None
-    if not is_text and isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    return value if isinstance(value, str) and value.strip() else None
-
-
 def _steps(answer: str) -> str:
     """GSM8K's worked solution as treeopo writes them: no calculator marks, a blank line between steps."""
     steps, _, gold = answer.rpartition(ANSWER_MARK)
-    lines = (strip_calculator(line).strip() for line in steps.splitlines())
+    lines = (strip_calculator(line).strip() for line in steps.split("\n"))
     return STEP_SEPARATOR.join([*(line for line in lines if line), f"{ANSWER_MARK} {gold.strip()}"])
 
 
 def _id(row: Mapping[str, Any], where: str, name: str, question: str, layout: Layout) -> str:
     if not layout.id or not (layout.needs_id or set(layout.id) <= set(row)):
         return f"{name}-{hashlib.sha256(question.encode()).hexdigest()[:12]}"
-    values = [row.get(column) for column in layout.id]
-    if any(value is None or value == "" for value in values):
+    values = [cell(row, column) for column in layout.id]
+    if any(value is ABSENT or value is None or value == "" for value in values):
         columns = " and ".join(f"`{column}`" for column in layout.id)
         raise ProblemError(f"{where}: its id, {columns}, is empty; mend or remove the row")
-    return str(values[0]) if len(values) == 1 else "-".join([name, *map(str, values)])
+    said = [_said(text_or_number, value, where, column) for value, column in zip(values, layout.id, strict=True)]
+    return said[0] if len(said) == 1 else "-".join([name, *said])

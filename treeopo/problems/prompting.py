@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from treeopo_storage.errors import StoreError
+from treeopo_storage.text_files import read_text
+
 from treeopo.errors import ConfigError, ModelError, ProblemError, require
 from treeopo.ports import Notify
 from treeopo.problems.graders import load_grader
@@ -159,9 +162,9 @@ def _chat_text(grader: str) -> str:
 
 def _read(path: Path, chat: bool) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"prompt template {path}: cannot be read ({error})") from None
+        text = read_text(path)
+    except StoreError as error:
+        raise ConfigError(f"prompt template {error}") from None
     if chat and text.count("{question}") == 1:
         return text.strip()
     return PromptTemplate(text).text

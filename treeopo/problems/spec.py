@@ -4,21 +4,27 @@ spec        = (generated | published | file | function) ["[" first ":" end "]"] 
 generated   = "staged-arithmetic" [":" difficulty] [":" split]
 difficulty  = "easy" (2-5 steps, the default) | "sparse" (5-6 steps)
 published   = "gsm8k" | "gsm-symbolic" [":" main|p1|p2] | "math" [":" subject] | "math500", then [":" split]
-file        = path [ "?question=COLUMN&answer=COLUMN" ["&solution=COLUMN"] ["&id=COLUMN"] ["&grader=GRADER"] ]
+file        = files [ "?question=COLUMN&answer=COLUMN" ["&solution=COLUMN"] ["&id=COLUMN"] ["&grader=GRADER"] ]
+files       = path | directory | pattern
 function    = module ":" name [":" split] [ "?grader=GRADER" ]
 GRADER      = "number" | "number-strict" | "math" | module ":" name
 
-A file is JSON Lines or, by its suffix, Parquet. Without column names it has those of GSM8K, GSM-Symbolic or MATH. A
+A file is JSON, CSV, TSV or Parquet (`treeopo_storage.rows`), a directory one of shards, a pattern has `*` or `[0-9]` in
+it. Without column names they have those of GSM8K, GSM-Symbolic or MATH; `outer.inner` names one inside an object. A
 function is of your own and yields rows (`treeopo.problems.functions`). What a name means is decided in the order above,
 but that a file of that very name comes before a function.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from urllib.parse import parse_qsl
+
+from treeopo_storage.errors import StoreError
+from treeopo_storage.shards import find_files
 
 from treeopo.errors import ConfigError, ProblemError
 from treeopo.plugins import is_path
@@ -86,6 +92,28 @@ def load_problem_set(
 def difficulty_of(spec: str) -> Difficulty:
     """The difficulty of staged-arithmetic that a spec names; easy for any other problem set."""
     return Difficulty.SPARSE if Difficulty.SPARSE in _sliced(spec).name.split(":") else Difficulty.EASY
+
+
+def absolute_spec(spec: str, directory: Path) -> str:
+    """`spec` with a file's path in it as seen from `directory`; other problem sets are the same everywhere."""
+    if not _is_of_file(spec):
+        return spec
+    return os.path.join(directory, os.path.expanduser(spec))
+
+
+def is_missing(spec: str) -> bool:
+    """Whether `spec` is of a file and there is none."""
+    name = _sliced(spec).name
+    try:
+        return _is_of_file(spec) and not find_files(name) and not find_files(name.partition("?")[0])
+    except StoreError:
+        return False  # there, but not to be read: that is said when it is
+
+
+def _is_of_file(spec: str) -> bool:
+    rest = _sliced(spec).name
+    name = rest.partition(":")[0]
+    return name != staged_arithmetic.NAME and name not in PUBLISHED and not _is_function(rest)
 
 
 def _sliced(spec: str) -> _Slice:
@@ -162,15 +190,18 @@ def _file(rows: _Slice, grader: str | None) -> ProblemSet:
     name, _, query = rows.name.partition("?")
     if Path(rows.name).expanduser().is_file():
         name, query = rows.name, ""
-    path = Path(name).expanduser()
-    if not path.is_file():
+    try:
+        paths = find_files(name)
+    except StoreError as error:
+        raise ProblemError(str(error)) from None
+    if not paths:
         known = ", ".join([_GRAMMAR, *(known + source.grammar for known, source in PUBLISHED.items())])
         raise ProblemError(
-            f"no problem set or file {name!r}; give {known}, the path of a JSON Lines or Parquet file, or "
-            "module:function for rows of your own"
+            f"no problem set or file {name!r}; give {known}, the path of a file or directory of problems (JSON, CSV or "
+            "Parquet), or module:function for rows of your own"
         )
-    found: Iterator[Row] = islice(file_rows(path), rows.first, rows.end)
-    used, problems = read_problems(found, path.stem, _columns(rows.name, query) if query else None, grader)
+    found: Iterator[Row] = islice(file_rows(paths), rows.first, rows.end)
+    used, problems = read_problems(found, Path(name).stem, _columns(rows.name, query) if query else None, grader)
     return ProblemSet(rows.name, tuple(problems), grader=used)
 
 

@@ -78,6 +78,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup], rollouts: Sequence[Rollout])
         "rollout/all_wrong_share": _share_of_groups(groups, 0.0),
         "rollout/prefix_tokens_mean": float(np.mean([len(rollout.prompt.token_ids) for rollout in rollouts])),
         "rollout/tokens": float(sum(len(rollout.completion.token_ids) for rollout in rollouts)),
+        "rollout/unknown_logprobs": float(sum(np.isnan(rollout.completion.logprobs).sum() for rollout in rollouts)),
         "rollout/truncated_share": float(np.mean([rollout.completion.finish_reason.is_cut for rollout in rollouts])),
     }
 

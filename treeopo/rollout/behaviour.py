@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from treeopo.records import FloatArray
+from treeopo.records import FloatArray, known_logprobs
 from treeopo.rollout.settings import BehaviourSettings
 
 FloatArray64 = npt.NDArray[np.float64]
@@ -55,6 +55,14 @@ class Suspect(StrEnum):
         "top-k or a penalty of the model's own; a server wants --generation-config vllm)"
     )
     PRECISION = "they differ by noise, so the precision is suspect: compare engine.dtype and learner.dtype"
+    LEARNER = (
+        "the learner's own are not finite, so its model is suspect: weights that hold NaN, or a learner.dtype that is "
+        "too narrow for them"
+    )
+    ENGINE = (
+        "the engine's are all NaN or infinite, so its numerics are suspect: weights that hold NaN, or an engine.dtype "
+        "that is too narrow for them"
+    )
     WEIGHTS = "they are unrelated, so the weights are suspect: the engine serves another model or policy version"
 
 
@@ -160,8 +168,15 @@ def behaviour_metrics(found: Agreement) -> dict[str, float]:
 
 
 def compare_behaviour(engine_C: FloatArray, learner_C: FloatArray) -> BehaviourComparison:
-    """Log-probabilities (C,) of the same tokens, sampled by the engine, from both sides; C >= 1."""
-    engine, learner = engine_C.astype(np.float64), learner_C.astype(np.float64)
+    """Log-probabilities (C,) of the same tokens, sampled by the engine, from both sides; C >= 1. Tokens that the engine
+    does not know are left out; where it knows none, or the learner is not finite, kl is infinite.
+    """
+    engine = known_logprobs(engine_C).astype(np.float64)
+    engine, learner = engine[~np.isnan(engine)], learner_C[~np.isnan(engine)].astype(np.float64)
+    if not len(engine):
+        return _incomparable(len(engine_C), Suspect.ENGINE)
+    if not np.isfinite(learner).all():
+        return _incomparable(len(engine), Suspect.LEARNER)
     log_ratio = np.clip(learner - engine, -50, 50)
     ratio = np.exp(log_ratio)
     return BehaviourComparison(
@@ -172,6 +187,10 @@ def compare_behaviour(engine_C: FloatArray, learner_C: FloatArray) -> BehaviourC
         tokens=len(ratio),
         suspect=_suspect(engine, learner),
     )
+
+
+def _incomparable(tokens: int, suspect: Suspect) -> BehaviourComparison:
+    return BehaviourComparison(math.inf, math.inf, mass=0.0, mass_error=0.0, tokens=tokens, suspect=suspect)
 
 
 def _suspect(engine: FloatArray64, learner: FloatArray64) -> Suspect:

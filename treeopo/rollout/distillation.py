@@ -8,7 +8,7 @@ import numpy as np
 
 from treeopo.advantage.returns import leave_one_out, rewards_to_go
 from treeopo.ports import ScoreTokens
-from treeopo.records import FloatArray, RolloutGroup, TokenColumn, TrainBatch, TrainSequence
+from treeopo.records import FloatArray, RolloutGroup, TokenColumn, TrainBatch, TrainSequence, known_logprobs
 from treeopo.rollout.batches import rollout_metrics, train_sequence
 from treeopo.rollout.settings import TeacherReward
 
@@ -21,8 +21,8 @@ async def with_teacher(batch: TrainBatch, teacher: ScoreTokens) -> TrainBatch:
     sequences = list(batch.sequences)
     for index, score in zip(unknown, scores, strict=True):
         row = sequences[index]
-        sequences[index] = replace(row, extras={**row.extras, TokenColumn.TEACHER: score})
-    return replace(batch, sequences=tuple(sequences))
+        sequences[index] = replace(row, extras={**row.extras, TokenColumn.TEACHER: known_logprobs(score)})
+    return replace(batch, sequences=tuple(sequences), metrics=batch.metrics | _unknown(scores))
 
 
 async def distil(
@@ -31,19 +31,23 @@ async def distil(
     """Batch `number` whose advantages come from k_t = log pi_T - log pi alone; the task's reward is only reported.
 
     pi is the policy that sampled, as the engine reported it: at staleness 0 the one that learns, and otherwise
-    the importance weights correct how often a token is sampled but not its k_t.
+    the importance weights correct how often a token is sampled but not its k_t, which is 0 where either is unknown.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     token_ids = [np.concatenate([rollout.prompt.token_ids, rollout.completion.token_ids]) for rollout in rollouts]
     scores = await teacher.score(token_ids, [len(rollout.prompt.token_ids) for rollout in rollouts])
-    rewards = [score - rollout.completion.logprobs for score, rollout in zip(scores, rollouts, strict=True)]
+    rewards = [
+        np.nan_to_num(known_logprobs(score) - rollout.completion.logprobs, nan=0.0)
+        for score, rollout in zip(scores, rollouts, strict=True)
+    ]
     advantages: list[FloatArray] = []
     first = 0
     for group in groups:
         advantages += _advantages(rewards[first : first + len(group.rollouts)], teacher_reward)
         first += len(group.rollouts)
     sequences = tuple(map(train_sequence, rollouts, advantages))
-    return TrainBatch(number, sequences, rollout_metrics(groups, rollouts) | _teacher_metrics(rewards))
+    metrics = rollout_metrics(groups, rollouts) | _teacher_metrics(rewards) | _unknown(scores)
+    return TrainBatch(number, sequences, metrics)
 
 
 def _advantages(rewards: Sequence[FloatArray], teacher_reward: TeacherReward) -> list[FloatArray]:
@@ -67,6 +71,11 @@ def _teacher_metrics(rewards: Sequence[FloatArray]) -> dict[str, float]:
     tokens = sum(len(reward) for reward in rewards)
     total = float(sum(reward.sum() for reward in rewards))
     return {"rollout/teacher_kl": -total / max(1, tokens), "rollout/teacher_return": total / len(rewards)}
+
+
+def _unknown(scores: Sequence[FloatArray]) -> dict[str, float]:
+    """unknown_teacher_logprobs: of the tokens that the teacher was asked about."""
+    return {"rollout/unknown_teacher_logprobs": float(sum(np.isnan(known_logprobs(each)).sum() for each in scores))}
 
 
 def _is_known(row: TrainSequence) -> bool:

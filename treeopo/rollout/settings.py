@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import assert_never
 
 from treeopo.errors import ConfigError, require
+from treeopo.records import LOWEST_TEMPERATURE
 
 
 class TeacherReward(StrEnum):
@@ -161,7 +162,10 @@ class RolloutSettings:
             f"max_prompt_tokens {self.max_prompt_tokens} must leave room in "
             f"max_sequence_tokens {self.max_sequence_tokens}",
         )
-        require(0 < self.temperature < float("inf"), f"temperature is {self.temperature}; it must be positive")
+        require(
+            LOWEST_TEMPERATURE <= self.temperature < float("inf"),
+            f"temperature is {self.temperature}; at least {LOWEST_TEMPERATURE}, vLLM's lowest, is wanted",
+        )
 
     @property
     def groups_per_batch(self) -> int:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from treeopo.evaluation.periodic import read_best
 from treeopo.methods import find_method
@@ -44,7 +45,7 @@ def model_card(run: RunDirectory, base: str, library: str) -> str:
         pipeline_tag="text-generation",
         tags=["treeopo", method.name, "lora", "reinforcement-learning", "reasoning"],
     )
-    record = json.loads((run.path / "config.json").read_text(encoding="utf-8"))
+    record = json.loads((run.path / "config.json").read_bytes())
     return f"""---
 {metadata.to_yaml()}
 ---
@@ -67,6 +68,25 @@ Versions: {", ".join(f"{name} {version}" for name, version in record["versions"]
 
 ```json
 {json.dumps(record["config"], indent=2)}
+```
+"""
+
+
+def merged_card(base: str, adapter: Path) -> str:
+    """A card for an adapter merged into `base` of which no run is at hand."""
+    from huggingface_hub import ModelCardData
+
+    metadata = ModelCardData(base_model=base, library_name="transformers", pipeline_tag="text-generation")
+    return f"""---
+{metadata.to_yaml()}
+---
+
+# {base} with {adapter.name}
+
+The adapter `{adapter.name}` merged into its base by [treeopo](https://pypi.org/project/treeopo/).
+
+```python
+{_LOADING["transformers"]}
 ```
 """
 

@@ -1,19 +1,20 @@
 """Which weights a name means, and an engine that serves them: a model, an adapter directory or a training run."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, assert_never
 
-from treeopo.engines.settings import Adapters
+from treeopo.engines.settings import Adapters, EngineOptions, publishable_as
 from treeopo.errors import ModelError, RunError
 from treeopo.learner.checkpoints import Checkpoints
 from treeopo.ports import Engine
 from treeopo.problems.spec import difficulty_of
 from treeopo.records import WeightFormat
+from treeopo.run.adapter_files import CONFIG, base_of, room_for
 from treeopo.run.directory import RunDirectory
+from treeopo.run.settled import check_places
 
 if TYPE_CHECKING:
     from treeopo.tiny import TinyModels
@@ -22,40 +23,75 @@ BASE = "base"
 """As `--against base`: the model under the adapter that is evaluated."""
 
 
+_DEPTH = 3
+"""Directories between a run and an adapter in it: RUN/checkpoints/step-N/adapter."""
+
+_ONE_FILE = 2**60
+"""Bytes of a shard of weights; an engine takes one file."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A base model (hub name or directory), with an adapter over it or none; `label` is what a person called it."""
+    """A base model (hub name or directory), with an adapter over it or none; `label` is what a person called it, and
+    `base_name` the base, where it is loaded from elsewhere (a revision, from the hub's cache).
+    """
 
     label: str
     base: str
     adapter: Path | None = None
+    base_name: str = ""
+
+    @property
+    def tokenizer(self) -> str:
+        """Where its tokenizer is: beside the adapter, if that was saved with one, or the base's."""
+        own = self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file()
+        return str(self.adapter) if own else self.base
 
     def without_adapter(self) -> "ModelRef":
         return ModelRef(BASE, self.base)
 
 
-def resolve(name: str) -> ModelRef:
+def resolve(name: str, base: str | None = None) -> ModelRef:
     """What `name` means: a run (its trained adapter, else its newest checkpoint's), an adapter, or a model.
 
+    base: of an adapter, in place of the one that it names.
+
     Raises:
-        RunError: a run without a checkpoint. ModelError: an adapter that does not name its base.
+        RunError: a run without a checkpoint. ModelError: an adapter that does not name its base, or one not to be had.
     """
-    path = Path(name)
-    if RunDirectory.is_at(path):
+    path, student = Path(name).expanduser(), None
+    of_a_run = path.absolute().parents[:_DEPTH] if (path / CONFIG).is_file() else ()
+    if home := next((each for each in (path, *of_a_run) if RunDirectory.is_at(each)), None):
+        config = RunDirectory.open(home).config
+        student = config.student
+        if base is None:
+            check_places(config, home, frozenset({"student"}))
+    if home == path:
         run = RunDirectory.open(path)
         checkpoint = Checkpoints(run.checkpoints, run.config.checkpoints_kept).latest()
         if not run.is_complete and checkpoint is None:
             raise RunError(f"{path}: the run has no checkpoint yet; let it reach one, or evaluate its student")
         path = run.adapter if run.is_complete or checkpoint is None else checkpoint / "adapter"
-    if not (path / "adapter_config.json").is_file():
+    if not (path / CONFIG).is_file():
         return ModelRef(name, name)
-    try:
-        base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (json.JSONDecodeError, AttributeError):
-        raise ModelError(f"{path}/adapter_config.json is not the description of a PEFT adapter") from None
-    if not base:
-        raise ModelError(f"{path}/adapter_config.json names no base model (base_model_name_or_path)")
-    return ModelRef(name, base, path)
+    loaded, called = base_of(path, base, student)
+    return ModelRef(name, loaded, path, called)
+
+
+def check_whole(setting: str, name: str) -> None:
+    """Whether the model `name`, which `setting` gives, is neither an adapter nor a run: transformers would load an
+    adapter and its base as one, over which another adapter is then trained that fits neither.
+
+    Raises:
+        ModelError: it is one; the line says how to make a model of it.
+    """
+    path = Path(name).expanduser()
+    kind = "an adapter" if (path / CONFIG).is_file() else "a training run" if RunDirectory.is_at(path) else None
+    if kind is not None:
+        raise ModelError(
+            f"{setting} {name}: is {kind}, not a whole model; merge it first: treeopo export {name} --merge DIR, and "
+            "give DIR"
+        )
 
 
 def embedded(problems: str) -> "TinyModels":
@@ -65,13 +101,24 @@ def embedded(problems: str) -> "TinyModels":
     return ensure_tiny(difficulty_of(problems))
 
 
+def check_servable(models: Sequence[ModelRef], options: EngineOptions) -> None:
+    """Find out, before an engine starts, whether every adapter among `models` is one of its base that can be served.
+
+    Raises:
+        ModelError: one is not, or its base cannot be loaded.
+    """
+    for model in models:
+        if model.adapter is not None:
+            from treeopo.learner import adapters as saved
+
+            saved.check_servable(model.base, model.adapter, options.trust_remote_code)
+            publishable_as(options, room_for([model.adapter]))
+
+
 def adapters(models: Sequence[ModelRef]) -> Adapters | None:
     """What an engine must make room for to serve one of `models` after the other."""
     found = [model.adapter for model in models if model.adapter is not None]
-    if not found:
-        return None
-    configs = [json.loads((path / "adapter_config.json").read_text(encoding="utf-8")) for path in found]
-    return Adapters(rank=max(config.get("r", 1) for config in configs), versions=2)
+    return room_for(found) if found else None
 
 
 async def serve(engine: Engine, version: int, ref: ModelRef, trust_remote_code: bool = False) -> None:
@@ -82,26 +129,11 @@ async def serve(engine: Engine, version: int, ref: ModelRef, trust_remote_code: 
         case WeightFormat.ADAPTER:
             await engine.publish(version, ref.adapter)
         case WeightFormat.MERGED:
+            from treeopo.learner.merge import merged_model
+
             with TemporaryDirectory() as directory:
-                weights = Path(directory) / "policy.safetensors"
-                _save_merged(ref, weights, trust_remote_code)
-                await engine.publish(version, weights)
+                model = merged_model(ref.base, ref.adapter, trust_remote_code)
+                model.save_pretrained(directory, max_shard_size=_ONE_FILE)
+                await engine.publish(version, Path(directory) / "model.safetensors")
         case _:
             assert_never(engine.weight_format)
-
-
-def _save_merged(ref: ModelRef, path: Path, trust_remote_code: bool) -> None:
-    import torch
-
-    from treeopo.learner.policy import LoraPolicy
-    from treeopo.learner.settings import LoraSettings
-
-    policy = LoraPolicy.load(
-        ref.base,
-        LoraSettings(),
-        dtype=torch.bfloat16,
-        device=torch.device("cpu"),
-        adapter=ref.adapter,
-        trust_remote_code=trust_remote_code,
-    )
-    policy.save_merged(path)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal, assert_never, get_args
 
 from treeopo_storage import Action
+from treeopo_storage.errors import StoreError
+from treeopo_storage.text_files import read_text
 
 from treeopo.errors import ConfigError
 from treeopo.search.settings import SearchSettings
@@ -125,9 +127,9 @@ def _placeholders(action: PromptedAction) -> list[str]:
 def _read(folder: Path, action: PromptedAction) -> str:
     path = folder / f"{action.name.lower()}.txt"
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"search.templates: {path} cannot be read ({error})") from None
+        text = read_text(path)
+    except StoreError as error:
+        raise ConfigError(f"search.templates: {error}") from None
     wanted = _placeholders(action)
     if sorted(_PLACEHOLDER.findall(text)) != wanted:
         names = " and ".join(f"{{{name}}}" for name in wanted)

@@ -20,7 +20,7 @@ from treeopo_storage import Action, ProblemTree
 
 from treeopo.errors import ConfigError
 from treeopo.ports import Generate, Grade, ScoreTokens, Tokenize
-from treeopo.records import FinishReason, IntArray, Problem
+from treeopo.records import FinishReason, IntArray, Problem, known_logprobs
 from treeopo.search.actions import ActionChoice, ActionPrompts, AskedAction, is_enabled, last_subquestion
 from treeopo.search.settings import SearchSettings
 from treeopo.search.steps import StepSplitter
@@ -82,7 +82,7 @@ async def _rescore(tree: GrowingTree, score: ScoreTokens) -> None:
     prefixes = [np.array(tree.prefix_ids(node), np.int32) for node in unknown]
     lengths = [len(prefix) - len(tree.token_ids_P[node]) for node, prefix in zip(unknown, prefixes, strict=True)]
     for node, logprobs in zip(unknown, await score.score(prefixes, lengths), strict=True):
-        tree.logprobs_P[node] = logprobs
+        tree.logprobs_P[node] = known_logprobs(logprobs)
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, assert_never, get_args
 
 from treeopo.errors import require
+from treeopo.records import LOWEST_TEMPERATURE
 
 Schedule = Literal["constant", "linear", "exponential"]
 Merge = Literal["tokens", "text"]
@@ -78,8 +79,8 @@ class SearchSettings:
             known = get_args(choices)
             require(getattr(self, name) in known, f"{name} is {getattr(self, name)!r}; use one of {', '.join(known)}")
         require(
-            0 < self.temperature < inf,
-            f"temperature is {self.temperature}; it must be positive, or every try would be the same",
+            LOWEST_TEMPERATURE <= self.temperature < inf,
+            f"temperature is {self.temperature}; at least {LOWEST_TEMPERATURE}, vLLM's lowest, is wanted",
         )
         require(self.separator != "", "separator is empty; give the text that ends a reasoning step")
         self._check_actions()
