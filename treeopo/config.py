@@ -5,13 +5,25 @@ Each room owns its settings class; the commands' configurations here are made of
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 from treeopo_storage.errors import StoreAccessError, StoreError
+from treeopo_storage.places import Place, parse_place
 from treeopo_storage.text_files import read_text
 
 from treeopo.advantage.settings import AdvantageSettings
@@ -21,16 +33,20 @@ from treeopo.errors import ConfigError, require
 from treeopo.evaluation.settings import PeriodicSettings
 from treeopo.learner.settings import CriticSettings, DirectValueSettings, KlSettings, LearnerSettings
 from treeopo.methods import METHODS, GroupPlan, LossName, Need, find_method, owners, plan_groups
+from treeopo.places import at_home, mapped
 from treeopo.problems.prompting import PromptSettings
 from treeopo.problems.settings import GradingSettings
 from treeopo.problems.solutions import SolutionSettings
 from treeopo.rollout.sampling.names import StartStates
 from treeopo.rollout.settings import RolloutSettings, TeacherReward
 from treeopo.search.settings import SearchSettings
+from treeopo.setting_names import meant
 
 RENAMED = {"grading": {"family": "grader"}}
 """By section, settings under the names they had in earlier versions: files, flags and old runs may use those."""
 
+
+_UNKNOWN = "unknown_setting"
 
 _POLICY_GRADIENTS = {LossName.POLICY_GRADIENT, LossName.ACTOR_CRITIC}
 
@@ -43,7 +59,7 @@ class Section(BaseModel):
     def _under_their_new_names(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        return {name: _renamed(value, RENAMED.get(name, {})) for name, value in values.items()}
+        return mapped({name: _renamed(value, RENAMED.get(name, {})) for name, value in values.items()}, at_home)
 
 
 def _renamed(values: Any, names: Mapping[str, str]) -> Any:
@@ -57,19 +73,22 @@ def _renamed(values: Any, names: Mapping[str, str]) -> Any:
 def _known_keys(kind: type) -> BeforeValidator:
     """pydantic ignores unknown keys of a standard dataclass; a misspelt setting must not pass in silence."""
 
-    def check(values: Any, kind: Any = kind) -> Any:
+    def check(values: Any, kind: Any = kind, within: tuple[str, ...] = ()) -> Any:
         if isinstance(values, Mapping):
             known = {field.name: field.type for field in fields(kind)}
-            unknown = sorted(set(values) - set(known))
-            if unknown:
-                raise ValueError(f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+            if unknown := sorted(set(values) - set(known)):
+                name = ".".join((*within, unknown[0]))
+                raise PydanticCustomError(_UNKNOWN, "unknown setting {name}", {"name": name})
             for name, value in values.items():
                 if is_dataclass(known[name]):
-                    check(value, known[name])
+                    check(value, known[name], (*within, name))
         return values
 
     return BeforeValidator(check)
 
+
+StorePlace = Annotated[Place, AfterValidator(parse_place), WithJsonSchema({"type": "string", "format": "path or URL"})]
+"""Where a tree store is. pathlib would make a local, relative path of a URL."""
 
 Engine = Annotated[EngineOptions, _known_keys(EngineOptions)]
 Prompt = Annotated[PromptSettings, _known_keys(PromptSettings)]
@@ -79,10 +98,10 @@ Grading = Annotated[GradingSettings, _known_keys(GradingSettings)]
 class TrainConfig(Section):
     """`treeopo train`."""
 
-    store: Path | None = None
+    store: StorePlace | None = None
     """The tree store to learn from; none: trees.zarr, or none where solutions.problems is given."""
 
-    output: Path
+    output: Path = Path("runs/latest")
     """Directory of the new run."""
 
     student: str | None = None
@@ -250,7 +269,7 @@ class TrainConfig(Section):
 class BuildConfig(Section):
     """`treeopo mcts build`."""
 
-    output: Path
+    output: StorePlace = Path("trees.zarr")
     """The tree store to write, or to go on with."""
 
     teacher: str | None = None
@@ -344,17 +363,52 @@ def load_config(kind: type[_Config], *, file: Path | None, flags: Mapping[str, A
     Raises:
         ConfigError: the file cannot be read, a name is unknown, or a value is out of bounds; one line for all of them.
     """
+    values = _given(file, flags)
+    model, defaults = EMBEDDED.get(kind, ("", {}))
+    if values.get(model) is None:
+        values = _merge(defaults, values)
+    return _validated(kind, values, file)
+
+
+def changed_config(config: _Config, *, file: Path | None, flags: Mapping[str, Any]) -> _Config:
+    """`config` with what a TOML file and flags give in the place of its own.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    return _validated(type(config), _merge(config.model_dump(), _given(file, flags)), file)
+
+
+def differences(one: Section, other: Section) -> dict[str, tuple[Any, Any]]:
+    """By dotted name, the settings in which two configurations of a command differ, with both values."""
+    ours, theirs = (dict(_leaves(each.model_dump(mode="json"))) for each in (one, other))
+    return {name: (value, theirs[name]) for name, value in ours.items() if value != theirs[name]}
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _given(file: Path | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a file and flags, nested, under today's names; flags win."""
     values = _read(file) if file else {}
     for name, value in flags.items():
         if value is not None:
             values = _merge(values, _nested(name.split("."), value))
-    model, defaults = EMBEDDED.get(kind, ("", {}))
-    if values.get(model) is None:
-        values = _merge(defaults, values)
+    return {name: _renamed(value, RENAMED.get(name, {})) for name, value in values.items()}
+
+
+def _validated(kind: type[_Config], values: Mapping[str, Any], file: Path | None) -> _Config:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{file or 'settings'}: " + "; ".join(_complaint(row) for row in error.errors())) from None
+        raise ConfigError(
+            f"{file or 'settings'}: " + "; ".join(_complaint(row, kind) for row in error.errors())
+        ) from None
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -380,8 +434,32 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _complaint(row: Any) -> str:
+def _complaint(row: Any, kind: type[Section]) -> str:
     where = ".".join(str(part) for part in row["loc"])
+    if row["type"] == "extra_forbidden":
+        return _unknown(where, kind)
+    if row["type"] == _UNKNOWN:
+        return _unknown(f"{where}.{row['ctx']['name']}", kind)
     reason = row["msg"].removeprefix("Value error, ")
     given = "" if row["type"] in ("missing", "value_error") else f" (got {row['input']!r})"
     return f"{where}: {reason}{given}" if where else f"{reason}{given}"
+
+
+def _unknown(name: str, kind: type[Section]) -> str:
+    known = list(_names(kind))
+    if likely := meant(name, known):
+        return f"unknown setting {name}; did you mean {' or '.join(likely)}?"
+    section = name.rpartition(".")[0]
+    beside = (each for each in known if each.rpartition(".")[0] == section)
+    return f"unknown setting {name}; known {f'in {section} ' if section else ''}are {', '.join(sorted(beside))}"
+
+
+def _names(kind: Any, prefix: str = "") -> Iterator[str]:
+    """Of every setting in a section or dataclass of settings, those of sections within it dotted."""
+    if is_dataclass(kind):
+        types = {field.name: field.type for field in fields(kind)}
+    else:
+        types = {name: field.annotation for name, field in kind.model_fields.items()}
+    for name, inner in types.items():
+        is_section = is_dataclass(inner) or (isinstance(inner, type) and issubclass(inner, Section))
+        yield from _names(inner, f"{prefix}{name}.") if is_section else [prefix + name]

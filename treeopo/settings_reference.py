@@ -15,7 +15,7 @@ from treeopo.errors import ConfigError
 CONFIGS: Final[Mapping[str, type[Section]]] = {"train": TrainConfig, "build": BuildConfig, "eval": EvalConfig}
 """The commands that take settings; build is `treeopo mcts build`."""
 
-_WORDS = {"string": "text", "boolean": "true or false", "null": "none"}
+_WORDS = {"string": "text", "boolean": "true or false", "null": "none", "object": "table"}
 
 _INTRODUCTION = """\
 # Settings
@@ -29,8 +29,8 @@ take them under these names; a flag wins over the file. *Embedded* is the defaul
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting. `default` is written as TOML writes it (none: no value; required: there is no default);
-    `embedded` is the default where the embedded model is used, if that is another.
+    """One setting. `default` is written as TOML writes it (none: no value); `embedded` is the default where the
+    embedded model is used, if that is another.
     """
 
     name: str
@@ -97,11 +97,10 @@ def _settings(
         if "properties" in inner:
             yield from _settings(inner, definitions, f"{name}.", default or {}, embedded.get(key, {}))
             continue
-        is_required = key in schema.get("required", ())
         yield Setting(
             name=name,
             kind=_kind(field, definitions),
-            default="required" if is_required else _value(default),
+            default=_value(default),
             embedded=_value(embedded[key]) if key in embedded else None,
             text=" ".join(field.get("description", "").split()),
         )

@@ -1,12 +1,39 @@
-"""asyncio's gather with cancellation of the rest, and relaxed garbage collection while many tasks live."""
+"""asyncio's run from anywhere, its gather with cancellation, and a garbage collector that lets many tasks live."""
 
 import asyncio
 import gc
 from collections.abc import Coroutine, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`, where an event loop runs already too, as in a notebook: in a thread, which the caller waits for.
+
+    An exception in the caller while it waits, such as a KeyboardInterrupt, cancels the work before it is raised.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
+
+    async def tell_and_work() -> T:
+        started.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+        return await work
+
+    with ThreadPoolExecutor(1, "treeopo") as thread:
+        running = thread.submit(asyncio.run, tell_and_work())
+        try:
+            return running.result()
+        except BaseException:
+            loop, task = started.result()
+            if not running.done() and task is not None:
+                loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 async def gather_or_cancel(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

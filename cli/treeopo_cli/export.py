@@ -1,6 +1,7 @@
 """`treeopo export`: trained weights in the form that others load."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -29,4 +30,5 @@ def export(
     from treeopo_cli import render
 
     export_merged(run, merge, base, trust_remote_code)
-    render.console.print(f"merged model: [bold]{merge}[/]\nnext: treeopo eval {merge}")
+    render.say("merged model: [bold]{}[/]", merge)
+    render.say("next: treeopo eval {}", quote(str(merge)))

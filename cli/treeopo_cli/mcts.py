@@ -1,6 +1,5 @@
 """`treeopo mcts build`: search problems with a teacher and keep every prefix."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,19 +16,30 @@ from treeopo_cli.options import (
     Sets,
     Shots,
     TrustRemoteCode,
+    lasting,
 )
 
 app = typer.Typer(no_args_is_help=True)
 
-Output = Annotated[Path, typer.Option("-o", "--output", help="The tree store to write or go on with."), Sets("output")]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="STORE",
+        help="Path or URL of the tree store to write or go on with.",
+        show_default="trees.zarr",
+    ),
+    Sets("output"),
+]
 Teacher = Annotated[
     str | None, typer.Option(help="Hub name or directory.", show_default="the embedded teacher"), Sets("teacher")
 ]
 Problems = Annotated[
     str | None,
     typer.Option(
-        help="staged-arithmetic, gsm8k, gsm-symbolic, math or math500, as in gsm8k:train\\[:200], a JSON Lines "
-        "or Parquet file, or module:function for rows of your own.",
+        help="staged-arithmetic, gsm8k, gsm-symbolic, math or math500, as in gsm8k:train\\[:200], a file or "
+        "directory of rows (JSON, CSV, Parquet), or module:function for rows of your own.",
         show_default="staged-arithmetic:easy:train",
     ),
     Sets("problems"),
@@ -49,7 +59,7 @@ def mcts() -> None:
 @app.command()
 def build(
     context: typer.Context,
-    output: Output = Path("trees.zarr"),
+    output: Output = None,
     teacher: Teacher = None,
     problems: Problems = None,
     rollouts: Rollouts = None,
@@ -76,10 +86,11 @@ def build(
     from treeopo_cli.options import given_settings
 
     resolved = load_config(BuildConfig, file=config, flags=given_settings(build, context))
+    lasting(resolved.output)
     try:
         with render.BuildBar() as bar:
             report = build_store(resolved, bar.notify, bar.advance)
     except KeyboardInterrupt:
-        render.console.print("stopped; finished problems are kept, and the same command goes on after them")
+        render.say("stopped; finished problems are kept, and the same command goes on after them")
         raise typer.Exit(130) from None
-    render.store_report(output, report)
+    render.store_report(resolved.output, report)

@@ -78,6 +78,20 @@ Set = Annotated[
 ]
 
 
+def lasting(store: Path | str) -> None:
+    """Find out whether a new store outlives the command.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    from treeopo.errors import ConfigError
+
+    if str(store).startswith("memory://"):
+        raise ConfigError(
+            f"{store}: goes with the process that writes it; give a path, or the URL of a place that lasts"
+        )
+
+
 def given_settings(command: Callable[..., None], context: typer.Context) -> dict[str, Any]:
     """The settings, by dotted name, that were given to `command`: by options of their own, and by `--set`.
 
@@ -91,6 +105,17 @@ def given_settings(command: Callable[..., None], context: typer.Context) -> dict
             if isinstance(extra, Sets) and value not in (None, [], ()):  # nothing, or an option that may be repeated
                 found[extra.name] = extra.read(value)
     return found | settings(context.params.get("set_"))
+
+
+def flag_names(command: Callable[..., None], context: typer.Context) -> dict[str, str]:
+    """How a person gives each setting, by dotted name, that an option or argument of `command` gives."""
+    shown = {parameter.name: parameter for parameter in context.command.params}
+    return {
+        extra.name: max(shown[name].opts, key=len) if shown[name].param_type_name == "option" else name.upper()
+        for name, hint in get_type_hints(command, include_extras=True).items()
+        for extra in getattr(hint, "__metadata__", ())
+        if isinstance(extra, Sets)
+    }
 
 
 def settings(pairs: list[str] | None) -> dict[str, Any]:

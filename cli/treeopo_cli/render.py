@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from shlex import quote
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from treeopo.evaluation.comparison import Evaluation
     from treeopo.evaluation.intervals import Interval
+    from treeopo.inspect.tokens import CanonicalPrefixes
     from treeopo.jobs.demo import Demo
     from treeopo.jobs.train import TrainSummary
     from treeopo.methods import Method
@@ -36,11 +39,28 @@ if TYPE_CHECKING:
     from treeopo.search.report import TreeReport
     from treeopo.settings_reference import Setting
 
-console = Console()
+console = Console(markup=False, emoji=False)
+"""Text is shown as it is: paths, names and steps hold brackets of their own. What has a style is made by `styled`."""
+
+
+PLAIN_SECONDS = 30.0
+
+
+def styled(template: str, *values: object) -> Text:
+    """A template in rich's markup; each {} stands for a value, shown as it is."""
+    return Text.from_markup(template.format(*(escape(str(value)) for value in values)), emoji=False)
+
+
+def say(template: str, *values: object) -> None:
+    """A line of `styled`, whatever the width: a command or a path in it can be copied."""
+    console.print(styled(template, *values), soft_wrap=True)
 
 
 class Bar:
-    """A progress bar that first shows what is being waited for. Not a terminal: one plain line per notice."""
+    """A progress bar that first shows what is being waited for.
+
+    Not a terminal: a plain line a notice, and where it stands every `PLAIN_SECONDS`, for whoever follows a log.
+    """
 
     def __init__(self, unit: str, total: int | None = None) -> None:
         self._progress = Progress(
@@ -54,8 +74,10 @@ class Bar:
         )
         self._details = Text(style="dim")
         self._live = Live(Group(self._progress, self._details), console=console)
+        self._unit = unit
         self._total = total
         self._task: TaskID | None = None
+        self._told = monotonic()
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -69,13 +91,16 @@ class Bar:
             console.print()
 
     def notify(self, notice: str) -> None:
-        console.print(f"[dim]{notice}[/]")
+        say("[dim]{}[/]", notice)
 
     def _show(self, description: str, completed: int, total: int, details: str) -> None:
         if self._task is None:
             self._task = self._progress.add_task(description, total=total)
         self._progress.update(self._task, completed=completed, total=total)
         self._details.plain = f"  {details}" if details else ""
+        if not console.is_terminal and (now := monotonic()) - self._told >= PLAIN_SECONDS:
+            self._told = now
+            say("{} {}/{} {}{}", description, completed, total, self._unit, f"; {details}" if details else "")
 
 
 class BuildBar(Bar):
@@ -127,15 +152,15 @@ class DemoBars:
     """The bars of `treeopo.jobs.demo.Bars`, each announced by its stage."""
 
     def build(self) -> BuildBar:
-        console.rule("[bold]1. trees[/]: the teacher searches")
+        console.rule(styled("[bold]1. trees[/]: the teacher searches"))
         return BuildBar()
 
     def train(self, steps: int) -> TrainBar:
-        console.rule("[bold]2. training[/]: the student finishes prefixes and learns")
+        console.rule(styled("[bold]2. training[/]: the student finishes prefixes and learns"))
         return TrainBar(steps)
 
     def evaluate(self) -> EvalBar:
-        console.rule("[bold]3. evaluation[/]: held-out problems, before and after")
+        console.rule(styled("[bold]3. evaluation[/]: held-out problems, before and after"))
         return EvalBar()
 
 
@@ -163,7 +188,7 @@ def store_report(path: "Path | str", report: "TreeReport") -> None:
         children.add_row(str(degree), f"{count:,}")
     console.print(children)
     if report.with_both_outcomes == 0:
-        console.print(
+        say(
             "[yellow]No prefix is informative:[/] no problem has both right and wrong traces, "
             "so the teacher shows where it succeeds or fails nowhere. Use a stronger teacher or easier problems."
         )
@@ -199,26 +224,27 @@ def train_summary(run: "RunDirectory", summary: "TrainSummary") -> None:
         if summary.engine_peak_mib
         else ""
     )
-    console.print(
-        f"{summary.steps} of {run.config.steps} steps, {summary.informative_steps} with a gradient; "
-        f"{summary.data}; "
-        f"peak memory of the learner {summary.learner_peak_mib:,.0f} MiB"
-        f"{engine}"
+    say(
+        "{} of {} steps, {} with a gradient; {}; peak memory of the learner {} MiB{}",
+        summary.steps,
+        run.config.steps,
+        summary.informative_steps,
+        summary.data,
+        f"{summary.learner_peak_mib:,.0f}",
+        engine,
     )
     if summary.informative_steps == 0:
-        console.print("[yellow]No prefix was informative:[/] every group's rewards were equal, so nothing was learned.")
+        say("[yellow]No prefix was informative:[/] every group's rewards were equal, so nothing was learned.")
     if summary.best:
         best = summary.best
-        console.print(
-            f"best: pass@1 {best['eval/pass_at_1']:.3f} ({best['eval/pass_at_1_low']:.3f} to "
-            f"{best['eval/pass_at_1_high']:.3f}) at step {best['version']:.0f}: {run.best}"
-        )
+        low, high = best["eval/pass_at_1_low"], best["eval/pass_at_1_high"]
+        figures = f"pass@1 {best['eval/pass_at_1']:.3f} ({low:.3f} to {high:.3f})"
+        say("best: {} at step {}: {}", figures, f"{best['version']:.0f}", run.best)
     if summary.complete:
-        console.print(
-            f"adapter: [bold]{summary.adapter}[/]  (PEFT format)\nnext: treeopo eval {run.path} --against base"
-        )
+        say("adapter: [bold]{}[/]  (PEFT format)", summary.adapter)
+        say("next: treeopo eval {} --against base", quote(str(run.path)))
     else:
-        console.print(f"stopped with a checkpoint; go on with: treeopo train --resume {run.path}")
+        say("stopped with a checkpoint; go on with: treeopo train --resume {}", quote(str(run.path)))
 
 
 def _interval(interval: "Interval") -> str:
@@ -230,11 +256,11 @@ def evaluation(result: "Evaluation") -> None:
 
     Fractional rewards have means in the place of shares of right answers: the mean reward, and the best of k.
     """
-    console.print(f"[bold]{escape(result.problems)}[/]: {result.count} problems, 95% intervals")
+    say("[bold]{}[/]: {} problems, 95% intervals", result.problems, result.count)
     table = Table()
     table.add_column("")
     for score in result.scores:
-        table.add_column(escape(score.label), justify="right")
+        table.add_column(score.label, justify="right")
     greedy, best_of = ("greedy pass@1", "pass@") if result.is_binary else ("greedy mean reward", "best of ")
     table.add_row(greedy, *(_interval(score.greedy) for score in result.scores))
     for k in result.scores[0].pass_at:
@@ -250,44 +276,50 @@ def evaluation(result: "Evaluation") -> None:
     if result.difference:
         difference = result.difference
         p_value = "-" if difference.p_value is None else f"{difference.p_value:.2g}"
-        console.print(f"greedy difference by problem: {_signed(difference.greedy)}, McNemar p = {p_value}")
+        say("greedy difference by problem: {}, McNemar p = {}", _signed(difference.greedy), p_value)
         if difference.sampled:
-            console.print(f"sampled difference by problem: {_signed(difference.sampled)}")
+            say("sampled difference by problem: {}", _signed(difference.sampled))
 
 
 def _signed(interval: "Interval") -> str:
     return f"{interval.estimate:+.3f} (95% {interval.low:+.3f} to {interval.high:+.3f})"
 
 
-def store_overview(path: "Path", meta: "StoreMeta", report: "TreeReport") -> None:
+def store_overview(
+    path: "Path | str", meta: "StoreMeta", report: "TreeReport", canonical: "CanonicalPrefixes | None"
+) -> None:
     store_report(path, report)
-    console.print(f"teacher: {escape(meta.teacher)}\nsettings: {escape(str(dict(meta.search)))}")
-    console.print(f"next: treeopo inspect-tree {path} --problem 0")
+    if canonical is not None:
+        say("{}", canonical.told)
+    say("teacher: {}", meta.teacher)
+    say("settings: {}", dict(meta.search))
+    say("next: treeopo inspect-tree {} --problem 0", quote(str(path)))
 
 
 def problem_tree(tree: "ProblemTree") -> None:
     """Each line a step: node number, the step, visits and mean value; a leaf shows whether it is right."""
-    console.print(f"[bold]{escape(tree.id)}[/]  {escape(tree.question)}\ngold answer: {escape(tree.answer)}")
+    say("[bold]{}[/]  {}\ngold answer: {}", tree.id, tree.question, tree.answer)
     branches: list[Tree] = []
     for node in range(tree.node_count):
-        text = "root" if node == 0 else escape(" ".join(tree.texts[node].split()))
+        text = "root" if node == 0 else " ".join(tree.texts[node].split())
         visits = int(tree.visits[node])
         value = f"{tree.value_sum[node] / visits:.2f}" if visits else "-"
-        mark = f"  {_verdict(float(tree.reward[node]))}" if tree.terminal[node] else ""
-        line = f"[dim]{node}[/] {text}  [cyan]n={visits} v={value}[/]{mark}"
+        line = styled("[dim]{}[/] {}  [cyan]n={} v={}[/]", node, text, visits, value)
+        if tree.terminal[node]:
+            line.append_text(Text("  ")).append_text(_verdict(float(tree.reward[node])))
         branches.append(Tree(line) if node == 0 else branches[tree.parent[node]].add(line))
     console.print(branches[0])
 
 
-def _verdict(reward: float) -> str:
+def _verdict(reward: float) -> Text:
     if 0 < reward < 1:
-        return f"[yellow]reward {reward:.2g}[/]"
-    return "[green]right[/]" if reward > 0 else "[red]wrong[/]"
+        return Text(f"reward {reward:.2g}", "yellow")
+    return Text("right", "green") if reward > 0 else Text("wrong", "red")
 
 
 def prefix(tree: "ProblemTree", node: int) -> None:
     """One prefix as the student sees it, then its steps with the teacher's log-probabilities."""
-    console.print(f"[bold]{escape(tree.id)}[/], node {node}: {len(tree.prefix_tokens(node))} tokens")
+    say("[bold]{}[/], node {}: {} tokens", tree.id, node, len(tree.prefix_tokens(node)))
     table = Table(title="Steps from the root", title_justify="left")
     for column in ("node", "visits", "value", "tokens", "teacher log-probability", "text"):
         table.add_column(column, justify="left" if column == "text" else "right")
@@ -301,7 +333,7 @@ def prefix(tree: "ProblemTree", node: int) -> None:
             f"{tree.value_sum[step] / visits:.2f}" if visits else "-",
             str(end - begin),
             "-" if logprob != logprob else f"{logprob:.3f}",
-            escape(tree.texts[step].strip()),
+            tree.texts[step].strip(),
         )
     console.print(table)
 
@@ -320,10 +352,9 @@ def demo(result: "Demo") -> None:
     table.add_row("trained adapter (PEFT)", str(result.training.adapter))
     table.add_row("figures as JSON", str(result.directory / "summary.json"))
     console.print(table)
-    console.print(
-        "Go on with:\n"
-        f"  treeopo inspect-tree {result.store} --problem 0\n"
-        f"  treeopo mcts build -o more.zarr --limit 500\n"
-        f"  treeopo train {result.store} --method grpo -o runs/grpo\n"
-        f"  treeopo eval runs/grpo --against {result.run}"
-    )
+    store, run = quote(str(result.store)), quote(str(result.run))
+    say("Go on with:")
+    say("  treeopo inspect-tree {} --problem 0", store)
+    say("  treeopo mcts build -o more.zarr --limit 500")
+    say("  treeopo train {} --method grpo -o runs/grpo", store)
+    say("  treeopo eval runs/grpo --against {}", run)

@@ -8,10 +8,19 @@ import typer
 from treeopo_cli.options import ConfigFile, Engine, Grader, Seed, Set, Sets, TrustRemoteCode
 
 Store = Annotated[
-    Path | None, typer.Argument(help="The tree store to train on.", show_default="trees.zarr"), Sets("store")
+    str | None,
+    typer.Argument(metavar="STORE", help="Path or URL of the tree store to train on.", show_default="trees.zarr"),
+    Sets("store"),
 ]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Directory of the new run."), Sets("output")]
-Resume = Annotated[Path | None, typer.Option(help="Go on with this run, under its own settings.", show_default=False)]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="Directory of the new run.", show_default="runs/latest"),
+    Sets("output"),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(help="Go on with this run, under its own settings; --steps may be more.", show_default=False),
+]
 Student = Annotated[
     str | None, typer.Option(help="Hub name or directory.", show_default="the embedded student"), Sets("student")
 ]
@@ -92,7 +101,7 @@ TeacherEngine = Annotated[
 def train(
     context: typer.Context,
     store: Store = None,
-    output: Output = Path("runs/latest"),
+    output: Output = None,
     resume: Resume = None,
     student: Student = None,
     method: Method = None,
@@ -123,15 +132,16 @@ def train(
     from treeopo.jobs.train import follow_training
     from treeopo.jobs.train import train as run_training
     from treeopo.run.directory import RunDirectory
+    from treeopo.run.resume import resume_run
     from treeopo_cli import render
-    from treeopo_cli.options import given_settings
+    from treeopo_cli.options import flag_names, given_settings
 
     if follow_training():
         return
+    flags = given_settings(train, context)
     if resume is not None:
-        run = RunDirectory.open(resume)
+        run = resume_run(resume, file=config, flags=flags, labels=flag_names(train, context))
     else:
-        flags = given_settings(train, context)
         run = RunDirectory.create(load_config(TrainConfig, file=config, flags=flags))
     with render.TrainBar(run.config.steps) as bar:
         summary = run_training(run, bar.notify, bar.advance)

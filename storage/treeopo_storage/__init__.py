@@ -1,7 +1,6 @@
 """The tree store: Monte Carlo search trees in one Zarr group (numpy and zarr only; zarr is imported on first use).
 
-create_store("trees.zarr", StoreMeta(tokenizer_fingerprint="...", teacher="..."))
-with open_writer("trees.zarr") as writer:
+with new_store("trees.zarr", StoreMeta(tokenizer_fingerprint="...", teacher="...")) as writer:
     writer.append([tree])
 store = open_store("trees.zarr")
 store.prefix_tokens(problem=0, node=3)
@@ -28,7 +27,7 @@ from treeopo_storage.protocol import Structure, TreeStore, TreeWriter
 from treeopo_storage.schema import IMPORTED, NO_PARENT, SCHEMA_VERSION, Action, ProblemTree, StoreMeta
 
 if TYPE_CHECKING:
-    from treeopo_storage.zarr_store import create_store, open_store, open_writer
+    from treeopo_storage.zarr_store import create_store, create_writer, new_store, open_store, open_writer, store_exists
 
 __all__ = [
     "IMPORTED",
@@ -54,13 +53,16 @@ __all__ = [
     "TreeWriter",
     "WriterClosedError",
     "create_store",
+    "create_writer",
+    "new_store",
     "open_store",
     "open_writer",
+    "store_exists",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name in ("create_store", "open_store", "open_writer"):
+    if name in ("create_store", "create_writer", "new_store", "open_store", "open_writer", "store_exists"):
         from treeopo_storage import zarr_store
 
         return getattr(zarr_store, name)

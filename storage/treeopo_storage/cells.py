@@ -45,7 +45,21 @@ def text_of(value: Any) -> str:
         raise ValueError(f"is {shown(value)}; give a text")
     if not value.strip():
         raise ValueError("is empty; give a text")
-    return value
+    return whole_characters(value)
+
+
+def whole_characters(text: str) -> str:
+    """`text`, which UTF-8 can hold: no half of a character of two, as JSON has where a text was cut.
+
+    Raises:
+        ValueError: it has one.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise ValueError(f"holds half a character ({half}, at {error.start}), as cut texts do; mend it") from None
+    return text
 
 
 def text_or_number(value: Any) -> str:
@@ -99,6 +113,18 @@ def finite_float(value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError(f"is {shown(value)}; it must be finite")
     return number
+
+
+def whole_number(value: Any) -> int:
+    """A cell that should hold a count.
+
+    Raises:
+        ValueError: it holds no whole number from 0 to 2^31 - 1.
+    """
+    number = finite_float(value)
+    if not number.is_integer() or not 0 <= number < 2**31:
+        raise ValueError(f"is {shown(value)}; give a whole number from 0 to 2^31 - 1")
+    return int(number)
 
 
 def shown(value: Any) -> str:

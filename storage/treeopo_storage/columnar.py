@@ -1,6 +1,7 @@
 """The reader and the writer over any place that keeps columns; an adapter supplies only the place."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -30,7 +31,9 @@ class ColumnSource(Protocol):
 
 
 class ColumnSink(ColumnSource, Protocol):
-    """Where columns are written to."""
+    """Where columns are written to, under `meta`, which the next commit records."""
+
+    meta: StoreMeta
 
     def commit(self, columns: Columns, counts: Counts) -> None:
         """Add rows (ends counted from the start of the store); `counts` are the rows of each axis afterwards."""
@@ -155,6 +158,12 @@ class ColumnarWriter:
 
     def problem_ids(self) -> set[str]:
         return set(self._ids)
+
+    def widen(self, vocabulary_size: int) -> None:
+        """Take token ids up to a larger vocabulary from now on; the next append records it."""
+        known = self.meta.vocabulary_size
+        if known is not None and vocabulary_size > known:
+            self._sink.meta = replace(self.meta, vocabulary_size=vocabulary_size)
 
     def append(self, trees: Sequence[ProblemTree]) -> None:
         if self._unusable:

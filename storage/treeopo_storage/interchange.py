@@ -1,7 +1,7 @@
 """In and out of a store: prefixes as JSON Lines or Parquet, trees from traces, stores merged."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,7 @@ from treeopo_storage.errors import (
     StoreExistsError,
     TreeDataError,
 )
+from treeopo_storage.joint import TreeTokenizer
 from treeopo_storage.protocol import TreeStore, TreeWriter
 from treeopo_storage.schema import Action, ProblemTree, StoreMeta
 from treeopo_storage.streaming import problem_blocks
@@ -94,21 +95,21 @@ def export_parquet(store: TreeStore, path: Path) -> int:
 def trees_from_traces(
     traces: Iterable[tuple[str, Trace]],
     separator: str,
-    encode: Callable[[str], Sequence[int]],
+    tokenize: TreeTokenizer,
     *,
     end_of_text: Sequence[int] = (),
 ) -> list[ProblemTree]:
     """Trees of traces, each with the words that name it in a complaint (`formats.read_traces`), all of them in memory.
 
     Traces of one problem (same id, or same question where there is none) share the nodes of the steps they begin with;
-    a node's visits are the traces through it, its value sum their rewards. `encode` must add no special tokens;
-    `separator` ends each step but a trace's last, which `end_of_text` ends.
+    a node's visits are the traces through it, its value sum their rewards. `separator` ends each step but a trace's
+    last, which `end_of_text` ends. A trace is tokenised as a whole (`treeopo_storage.joint`).
 
     Raises `TreeDataError` if two traces contradict each other, `EmptyStoreError` without traces.
     """
     builders: dict[str, TreeBuilder] = {}
     for where, trace in traces:
-        builders.setdefault(trace.id, TreeBuilder(trace, separator, encode, end_of_text)).add(trace, where)
+        builders.setdefault(trace.id, TreeBuilder(trace, separator, tokenize, end_of_text)).add(trace, where)
     if not builders:
         raise EmptyStoreError("there are no traces in it; nothing to import")
     return [builder.build() for builder in builders.values()]
@@ -117,14 +118,14 @@ def trees_from_traces(
 def merged_meta(sources: Sequence[TreeStore]) -> StoreMeta:
     """The settings of a store that is to hold all problems of `sources` (at least one).
 
-    Tokenizer, teacher, separator and vocabulary must agree and no problem may be in two of them, or `TreeDataError`.
-    Search settings may differ (parts of a data set built side by side do): those that agree are kept, and `parts` lists
-    all of them.
+    Tokenizer, teacher and separator must agree and no problem may be in two of them, or `TreeDataError`. Of the
+    vocabularies the largest is kept: models of one tokenizer pad their heads differently. Search settings may differ
+    (parts of a data set built side by side do): those that agree are kept, and `parts` lists all of them.
     """
     metas, seen = [source.meta for source in sources], set[str]()
     first, agreed = metas[0], dict(metas[0].search)
     for other in metas[1:]:
-        for name in ("tokenizer_fingerprint", "teacher", "separator", "vocabulary_size"):
+        for name in ("tokenizer_fingerprint", "teacher", "separator"):
             if (theirs := getattr(other, name)) != (ours := getattr(first, name)):
                 raise TreeDataError(f"stores differ in {name}: {ours!r} and {theirs!r}; they cannot be merged")
         agreed = {name: value for name, value in agreed.items() if other.search.get(name) == value}
@@ -134,7 +135,9 @@ def merged_meta(sources: Sequence[TreeStore]) -> StoreMeta:
         seen.add(problem_id)
     if any(meta.search != first.search for meta in metas):
         agreed["parts"] = [dict(meta.search) for meta in metas]
-    return replace(first, search=agreed)
+    sizes = [meta.vocabulary_size for meta in metas]
+    largest = None if None in sizes else max(size for size in sizes if size is not None)
+    return replace(first, search=agreed, vocabulary_size=largest)
 
 
 def copy_problems(sources: Sequence[TreeStore], writer: TreeWriter) -> int:

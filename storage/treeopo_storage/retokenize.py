@@ -1,13 +1,14 @@
 """Token ids mean something under one tokenizer only: compare fingerprints, and re-tokenise when asked."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from treeopo_storage.errors import TokenizerMismatchError
+from treeopo_storage.joint import TreeTokenizer, changed_prefixes, encode_tree
 from treeopo_storage.protocol import TreeStore, TreeWriter
-from treeopo_storage.schema import ProblemTree, StoreMeta
+from treeopo_storage.schema import IMPORTED, ProblemTree, StoreMeta
 from treeopo_storage.streaming import problem_blocks
 
 
@@ -22,10 +23,17 @@ def check_tokenizer(meta: StoreMeta, fingerprint: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Retokenized:
-    """What re-tokenising did: of `prefixes` prefixes, `changed` no longer decode to their text."""
+    """What re-tokenising did: of `prefixes` prefixes, `changed` do not decode to their text; at the end of `moved`, a
+    token reaches into the next step and took its characters along.
+    """
 
     prefixes: int
     changed: int
+    moved: int = 0
+
+    def __str__(self) -> str:
+        moved = f"; the end of {self.moved} moved to the end of the token there" if self.moved else ""
+        return f"{self.prefixes} prefixes re-tokenised; {self.changed} no longer decode to their text{moved}"
 
 
 def retokenized_meta(meta: StoreMeta, fingerprint: str, vocabulary_size: int | None = None) -> StoreMeta:
@@ -34,35 +42,43 @@ def retokenized_meta(meta: StoreMeta, fingerprint: str, vocabulary_size: int | N
 
 
 def retokenize(
-    store: TreeStore,
-    writer: TreeWriter,
-    encode: Callable[[str], Sequence[int]],
-    decode: Callable[[Sequence[int]], str],
+    store: TreeStore, writer: TreeWriter, tokenize: TreeTokenizer, end_of_text: int, ended_by: int | None = None
 ) -> Retokenized:
-    """Copy every problem, each step's text encoded on its own so that steps keep their boundaries.
+    """Copy every problem, its solutions encoded anew as `treeopo_storage.joint` has it.
 
-    Teacher log-probabilities become NaN: they belong to other tokens. `encode` must add no special tokens.
+    Teacher log-probabilities become NaN: they belong to other tokens. A solution that ended with the token `ended_by`
+    of the store's own tokenizer ends with `end_of_text`, and every imported one does; others were cut, or ended by
+    their answer.
     """
-    prefixes = changed = 0
+    imported = store.meta.teacher == IMPORTED
+    prefixes = changed = moved = 0
     for start, stop in problem_blocks(store.structure().first_node):
-        trees = [_retokenize(tree, encode) for tree in store.problems(start, stop)]
-        writer.append(trees)
-        for tree in trees:
+        done = []
+        for tree in store.problems(start, stop):
+            last = tree.token_ids[np.maximum(tree.token_offsets[1:] - 1, 0)]
+            done.append(_retokenize(tree, tokenize, tree.terminal & (imported | (last == ended_by)), end_of_text))
+        writer.append([tree for tree, _ in done])
+        for tree, moved_here in done:
             prefixes += tree.node_count
-            changed += sum(not _round_trips(tree, node, decode) for node in range(tree.node_count))
-    return Retokenized(prefixes, changed)
+            changed += changed_prefixes(tree, tokenize)
+            moved += moved_here
+    return Retokenized(prefixes, changed, moved)
 
 
-def _retokenize(tree: ProblemTree, encode: Callable[[str], Sequence[int]]) -> ProblemTree:
-    steps = [np.asarray(encode(text), np.int32) for text in tree.texts]
+def _retokenize(
+    tree: ProblemTree, tokenize: TreeTokenizer, ends_P: npt.NDArray[np.bool_], end_of_text: int
+) -> tuple[ProblemTree, int]:
+    """The tree, and how many of its steps end otherwise."""
+    joint = encode_tree(tree.question, tree.texts, tree.parent, tree.visits, tokenize)
+    steps = [
+        np.append(step, np.int32(end_of_text)) if ends else step for step, ends in zip(joint.steps, ends_P, strict=True)
+    ]
     token_ids = np.concatenate(steps)
-    return replace(
+    made = replace(
         tree,
         token_ids=token_ids,
         token_offsets=np.cumsum([0, *map(len, steps)]),
         teacher_logprobs=np.full(len(token_ids), np.nan, np.float32),
+        texts=joint.texts,
     )
-
-
-def _round_trips(tree: ProblemTree, node: int, decode: Callable[[Sequence[int]], str]) -> bool:
-    return decode(tree.prefix_tokens(node).tolist()) == "".join(tree.texts[step] for step in tree.path(node))
+    return made, joint.moved

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from itertools import chain
@@ -136,6 +137,8 @@ def _table(path: Path, suffix: str) -> Iterator[Row]:
     names: list[str] = []
     try:
         names = next(table, [])
+        if again := [name for name, count in Counter(names).items() if count > 1]:
+            raise FileFormatError(f"{path}: its header names {again[0]!r} more than once; rename one")
         for number, cells in enumerate((cells for cells in table if any(cells)), 1):
             where = f"{path}, row {number}"
             if len(cells) != len(names):

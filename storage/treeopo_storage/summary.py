@@ -1,11 +1,19 @@
-"""The few numbers that say what a store holds."""
+"""The few numbers that say what a store holds, and which one it is."""
 
+import hashlib
+import json
 from dataclasses import asdict
 
 import numpy as np
 
 from treeopo_storage.protocol import TreeStore
 from treeopo_storage.schema import SCHEMA_VERSION
+
+
+def identity(store: TreeStore) -> str:
+    """Equal for stores that hold the same trees, wherever they are: a hash of their problems' ids and their sizes."""
+    what = [store.problem_ids(), store.node_count, store.token_count, store.meta.tokenizer_fingerprint]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 
 
 def summarize(store: TreeStore) -> dict[str, object]:

@@ -51,7 +51,8 @@ def read_text(path: Path) -> str:
         StoreAccessError: it cannot be read.
         MissingDependencyError: it is compressed by what cannot be undone here.
     """
-    return "\n".join(read_lines(path))
+    text = "\n".join(read_lines(path))
+    return text.replace("\r", "\n") if "\n" not in text else text  # of a classic Mac
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -145,7 +146,7 @@ def _decoded(path: Path, stream: io.BufferedReader) -> Iterator[str]:
         with io.TextIOWrapper(stream, encoding=encoding, newline="\n") as lines:
             for line in lines:
                 ended = line.endswith("\n")
-                yield line.removesuffix("\n").removesuffix("\r")
+                yield _without_end(line)
     except UnicodeDecodeError as error:
         raise FileFormatError(f"{path}: is not the {encoding.upper()} text it begins as ({error.reason})") from error
     if ended:
@@ -158,9 +159,13 @@ def _utf8_lines(path: Path, stream: io.BufferedReader) -> Iterator[str]:
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         ended = line.endswith(b"\n")
-        yield _utf8(line, f"{path}:{number}").removesuffix("\n").removesuffix("\r")
+        yield _without_end(_utf8(line, f"{path}:{number}"))
     if ended:
         yield ""
+
+
+def _without_end(line: str) -> str:
+    return line[:-2] if line.endswith("\r\n") else line.removesuffix("\n")
 
 
 def _utf8(line: bytes, where: str) -> str:

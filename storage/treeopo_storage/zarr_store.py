@@ -33,11 +33,13 @@ from treeopo_storage.errors import (
     MissingDependencyError,
     NotAStoreError,
     StoreAccessError,
+    StoreError,
     StoreExistsError,
     StoreLockedError,
 )
 from treeopo_storage.files import DurableReplacements, read_range, remove_partials, sync_path
 from treeopo_storage.lock import WriterLock
+from treeopo_storage.places import parse_place
 from treeopo_storage.root import RESTORE, Commit, parse_root, root_attributes
 from treeopo_storage.schema import AXES, COLUMNS, Array, Columns, Counts, StoreMeta
 
@@ -54,15 +56,11 @@ def create_store(path: Path | str, meta: StoreMeta) -> None:
     Raises `StoreExistsError`, `TreeDataError` (settings that are not JSON) or `StoreAccessError`.
     """
     attributes = root_attributes(meta, Commit(dict.fromkeys(AXES, 0), dict.fromkeys(COLUMNS, 0)), path)
-    exists = StoreExistsError(f"{path} already exists; choose another path, or open it to continue it")
+    _refuse_existing(path)
     with _accessing(path, "create"):
         if (target := _local(path)) is None:
-            if _get(_connect(path, read_only=True), "zarr.json") is not None:
-                raise exists
             _create_group(_connect(path, read_only=False), attributes)
             return
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise exists
         # Built aside and renamed, so that a store either is not there or is whole.
         aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")
         try:
@@ -100,10 +98,66 @@ def open_writer(path: Path | str) -> ColumnarWriter:
         raise
 
 
+def create_writer(path: Path | str, meta: StoreMeta) -> ColumnarWriter:
+    """The writer of a new store; where it is refused (by a file system without locks, say), no store is left behind.
+
+    Raises as `create_store` and `open_writer`.
+    """
+    _refuse_existing(path)
+    lock = None
+    if (directory := _local(path)) is not None:
+        with _accessing(path, "create"):
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            lock = WriterLock(directory)
+    try:
+        create_store(path, meta)
+        return ColumnarWriter(_ZarrSink(path, lock))
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
+
+
+@contextlib.contextmanager
+def new_store(path: Path | str, meta: StoreMeta) -> Iterator[ColumnarWriter]:
+    """The writer of a store that is to be filled within the block: if that fails, the store is not there.
+
+    Raises as `create_writer`.
+    """
+    writer = create_writer(path, meta)
+    try:
+        yield writer
+        writer.close()
+    except BaseException:
+        with contextlib.suppress(StoreError):
+            writer.close()
+        if (directory := _local(path)) is not None:
+            shutil.rmtree(directory, ignore_errors=True)
+        else:
+            sync(_connect(path, read_only=False).delete_dir(""))
+        raise
+
+
+def _refuse_existing(path: Path | str) -> None:
+    if store_exists(path):
+        raise StoreExistsError(f"{path} already exists; choose another path, or open it to continue it")
+
+
+def store_exists(path: Path | str) -> bool:
+    """Whether something is at a path or URL, so that a new store cannot be.
+
+    Raises `NotAStoreError`, `MissingDependencyError` or `StoreAccessError`: there can be no store.
+    """
+    with _accessing(path, "read"):
+        if (target := _local(path)) is not None:
+            return target.exists() and (not target.is_dir() or any(target.iterdir()))
+        return _get(_connect(path, read_only=True), "zarr.json") is not None
+
+
 def _local(path: Path | str) -> Path | None:
-    """The directory a path or a file:// URL names, None for other URLs."""
-    plain = str(path).removeprefix("file://")
-    return None if "://" in plain else Path(plain).absolute()
+    """The directory that a place names, None where it is not on this machine."""
+    place = parse_place(path)
+    return place.absolute() if isinstance(place, Path) else None
 
 
 class ZarrColumns:
@@ -380,11 +434,14 @@ def _accessing(where: Path | str, doing: str) -> Iterator[None]:
         raise StoreAccessError(
             f"{where}: cannot {doing} the store: {os.strerror(error.errno) if error.errno else error}"
         ) from error
+    except NotImplementedError as error:
+        raise StoreAccessError(f"{where}: cannot {doing} the store: there is no writing at such a URL") from error
     except _remote_errors() as error:
         raise StoreAccessError(f"{where}: cannot {doing} the store: {error}") from error
 
 
 def _remote_errors() -> tuple[type[Exception], ...]:
-    """What s3fs lets through when there are no credentials or no server; asked for only once something was raised."""
-    botocore = sys.modules.get("botocore.exceptions")
-    return () if botocore is None else (botocore.BotoCoreError,)
+    """What s3fs and fsspec's HTTP let through (no credentials, no server, no right to write); asked for only once
+    something was raised."""
+    libraries = (("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError"))
+    return tuple(getattr(sys.modules[module], name) for module, name in libraries if module in sys.modules)

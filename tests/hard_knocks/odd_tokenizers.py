@@ -28,11 +28,15 @@ def saved(path: Path, backend: Tokenizer, *, bos: bool = False, chat: str | None
     return ModelTokenizer(str(path))
 
 
-def byte_level(*merges: tuple[str, str]) -> Tokenizer:
-    """One token a byte, then one for each merge (in ByteLevel's letters: a line feed is written Ċ, a space Ġ)."""
+def byte_level(*merges: tuple[str, str], by_words: bool = False, space: bool = False) -> Tokenizer:
+    """One token a byte, then one for each merge (in ByteLevel's letters: a line feed is written Ċ, a space Ġ).
+
+    by_words: merges keep to GPT-2's words; of the line feeds before a letter the last one is then a word of its own.
+    space: one is put before every text.
+    """
     pieces = [*sorted(ByteLevel.alphabet()), *("".join(merge) for merge in merges)]
     backend = Tokenizer(models.BPE({piece: number for number, piece in enumerate(pieces)}, list(merges)))
-    backend.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=space, use_regex=by_words)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=True)  # as GPT-2's: offsets without their white space
     return backend

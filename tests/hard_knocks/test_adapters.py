@@ -39,7 +39,7 @@ def trained(searched_store: TreeStore, tmp_path_factory: pytest.TempPathFactory)
     store = directory / "trees.zarr"
     create_store(store, retokenized_meta(searched_store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size))
     with open_writer(store) as writer:
-        retokenize(searched_store, writer, tokenizer.encode, lambda ids: tokenizer.decode(list(ids)))
+        retokenize(searched_store, writer, tokenizer, tokenizer.eos_token_id)
     flags = {"store": store, "output": directory / "run", "student": str(student), "method": "sft", "steps": 2}
     run = RunDirectory.create(load_config(TrainConfig, file=None, flags={**flags, "rollout.batch_size": 8}))
     assert train(run, lambda notice: None, lambda step, metrics: None).complete

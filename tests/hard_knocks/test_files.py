@@ -17,13 +17,15 @@ from treeopo_storage.text_files import json_line, read_lines, read_text, whole_l
 
 from treeopo.config import TrainConfig, load_config
 from treeopo.engines.scripted import CharTokenizer
-from treeopo.errors import ConfigError, RunError
+from treeopo.errors import ConfigError, ModelError, RunError
 from treeopo.evaluation.accuracy import Graded
 from treeopo.evaluation.answers import Answers
 from treeopo.problems import load_problems
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import Message, Prompter, PromptSettings
 from treeopo.records import Problem
+from treeopo.run.directory import RunDirectory
+from treeopo.run.models import resolve
 from treeopo.search.actions import TEMPLATES, ActionPrompts
 from treeopo.search.settings import ActionName, SearchSettings
 
@@ -35,7 +37,7 @@ TEXT = "Frage: {question} è\n\n"
 
 
 class Characters(CharTokenizer):
-    def chat(self, messages: Sequence[Message]) -> list[int]:
+    def chat(self, messages: Sequence[Message], template_args: object) -> list[int]:
         raise NotImplementedError
 
 
@@ -53,7 +55,7 @@ def zstd(content: bytes) -> bytes:
 
 # langchain-ai/langchain-community#138, huggingface/datasets#8241, microsoft/promptflow#4172
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
 def test_no_mark_and_no_carriage_return_reaches_a_prompt(tmp_path: Path, encoding: str, ends: str) -> None:
     path = tmp_path / "template.txt"
     path.write_bytes(TEXT.replace("\n", ends).encode(encoding))
@@ -65,6 +67,27 @@ def test_settings_with_a_mark_and_windows_line_ends_are_read(tmp_path: Path, enc
     path = tmp_path / "settings.toml"
     path.write_bytes('store = "trees.zarr"\r\noutput = "run"\r\nstudent = "tiny"\r\nsteps = 7\r\n'.encode(encoding))
     assert load_config(TrainConfig, file=path, flags={}).steps == 7
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_an_adapter_s_description_with_a_mark_is_refused_by_name_for_peft_cannot_read_it(
+    tmp_path: Path, encoding: str
+) -> None:
+    (tmp_path / "adapter_config.json").write_bytes('{"base_model_name_or_path": "tiny"}'.encode(encoding))
+    with pytest.raises(
+        ModelError, match="begins with a byte order mark, which PEFT refuses; save it as UTF-8 without one"
+    ):
+        resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_run_whose_settings_an_editor_saved_with_a_mark_opens(tmp_path: Path, encoding: str) -> None:
+    config = TrainConfig(store=Path("trees.zarr"), output=tmp_path, student="tiny")
+    RunDirectory.create(config).begin()
+    path = tmp_path / "config.json"
+    path.write_bytes(path.read_text(encoding="utf-8").replace("\n", "\r\n").encode(encoding))
+    assert RunDirectory.is_at(tmp_path)
+    assert RunDirectory.open(tmp_path).config == config
 
 
 def test_search_templates_with_a_mark_are_read_without_it(tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """Rows in the shapes people have them, for `--problems` and for traces alike: kinds of files, kinds of values."""
 
+import csv
 import decimal
 import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from treeopo_storage import TreeDataError
 from treeopo_storage.cells import number_text
 from treeopo_storage.errors import FileFormatError
@@ -16,8 +20,10 @@ from treeopo_storage.formats.plain import trace_of
 from treeopo_storage.interchange import trees_from_traces
 from treeopo_storage.rows import file_rows
 from treeopo_storage.shards import find_files
+from treeopo_storage.text_files import json_line
 from treeopo_storage.traces import Trace
 
+from tests.hard_knocks.odd_tokenizers import byte_level, saved
 from treeopo.errors import ProblemError
 from treeopo.problems import load_problems
 from treeopo.problems.graders.number import parse_number
@@ -151,6 +157,7 @@ def test_a_short_float_is_the_number_that_was_written(tmp_path: Path) -> None:
             "row 1: has 4 cells where the header names 3 columns; put",
         ),
         ("p.csv", b'q,a\n"x"y,1\n', "is no line of CSV"),
+        ("p.csv", b"q,a,q\nx,1,y\n", "its header names 'q' more than once"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_what_mends_it(
@@ -169,6 +176,15 @@ def test_a_cut_parquet_says_after_which_row(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(FileFormatError, match=r"no whole Parquet file, after row 0 .*; copy it again"):
         list(file_rows(path))
+
+
+def test_an_answer_alone_where_a_worked_solution_is_expected_says_how_to_name_it(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(lines([{"question": "x", "answer": "12"}]))
+    with pytest.raises(ProblemError, match=r"or name the columns \(FILE\?question=COLUMN&answer=answer\) if it is"):
+        load_problems(str(path))
+    path.write_text(lines([{"question": "x", "answer": 12}]))
+    assert load_problems(str(path))[0].answer == "12"  # a number is no worked solution
 
 
 def traces(tmp_path: Path, *fields: str) -> Path:
@@ -220,6 +236,7 @@ def test_a_gold_that_is_a_number_is_written_in_full(tmp_path: Path, written: str
         ('{"b": 1}', r"is an object \(b\); give a text or a number"),
         ('" "', "is empty; give a text or a number"),
         ("NaN", "is NaN; give a finite number"),
+        ('"\\ud83d 7"', r"holds half a character \(\\ud83d, at 0\), as cut texts do; mend it"),
         ("1e999999999", "is 1E.999999999, of more than 400 digits; give it as a text"),
     ],
 )
@@ -247,6 +264,7 @@ def test_a_reward_is_a_number_or_a_truth(tmp_path: Path, written: str, reward: f
         ('"steps": "a\\n\\nb"', "'steps' is one text; give a list of texts, a step each"),
         ('"steps": ["a", ""]', "'steps' has an empty text at index 1; leave it out"),
         ('"steps": ["a", null]', "'steps' has null at index 1; give texts alone"),
+        ('"steps": ["a", "b\\ude00"]', r"'steps' holds half a character \(\\ude00, at 1\)"),
         ('"id": false', "'id' is false; give a text or a number"),
     ],
 )
@@ -259,9 +277,9 @@ def test_two_rewards_of_one_trace_name_both_lines_and_a_way_out(tmp_path: Path) 
     path = traces(tmp_path, '"reward": 0.75', '"id": "other"', '"reward": 1.0')
     found = [(where, trace_of(row)) for where, row in file_rows(path)]
     with pytest.raises(
-        TreeDataError, match=r":3: .* 1.0 here and 0.75 at .*:1; give both their mean, or one another id"
+        TreeDataError, match=r":3: .* 1.0 here and 0.75 at .*:1; give both their mean, one another id, or rewards"
     ):
-        trees_from_traces(found, "\n\n", lambda text: list(text.encode()))
+        trees_from_traces(found, "\n\n", saved(tmp_path / "tokenizer", byte_level()))
 
 
 def test_an_id_and_a_prompt_that_are_null_are_absent(tmp_path: Path) -> None:
@@ -313,3 +331,30 @@ def test_a_file_with_brackets_in_its_name_is_that_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [int, float, decimal.Decimal])
 def test_a_whole_number_is_written_alike_whatever_its_type(make: Callable[[str], Any]) -> None:
     assert number_text(make("1200")) == "1200"
+
+
+@given(
+    st.floats(allow_nan=False, allow_infinity=False)
+    | st.integers()
+    | st.decimals(allow_nan=False, allow_infinity=False, places=4)
+)
+def test_a_number_in_full_is_that_number_and_states_no_exponent(number: float | int | decimal.Decimal) -> None:
+    text = number_text(number)
+    assert decimal.Decimal(text) == decimal.Decimal(str(number))
+    assert set(text) <= set("-.0123456789")
+    assert not text.endswith(".0")
+
+
+@given(st.lists(st.text(max_size=20), min_size=1, max_size=4), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
+def test_any_text_is_read_as_it_was_written(texts: list[str], encoding: str) -> None:
+    rows = [{"q": text, "a": text} for text in texts]
+    with TemporaryDirectory() as folder:
+        bare, ours, table = (Path(folder) / name for name in ("bare.jsonl", "ours.jsonl", "table.csv"))
+        bare.write_bytes("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(encoding))
+        ours.write_bytes("".join(map(json_line, rows)).encode(encoding))
+        with table.open("w", encoding=encoding, newline="") as file:
+            csv.writer(file).writerows([["q", "a"], *(list(row.values()) for row in rows)])
+        assert [row for _, row in file_rows(bare)] == rows
+        assert [row for _, row in file_rows(ours)] == rows
+        if not set("\r\0") & set("".join(texts)):  # carriage returns in cells become new lines
+            assert [row for _, row in file_rows(table)] == [row for row in rows if any(row.values())]

@@ -1,46 +1,30 @@
-"""Tokens are those that the tokenizer gives for the whole text: where it begins, where steps meet, what it names."""
+"""Prompts in tokens: where a text begins, what names a special token, what a chat template makes of it."""
 
 import json
-import random
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from treeopo_storage import StoreMeta, create_store, open_store, open_writer
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import Unigram
+from treeopo_storage import (
+    StoreMeta,
+    create_store,
+    open_store,
+    open_writer,
+)
 from treeopo_storage.conformance import random_tree
 
 from tests.hard_knocks.odd_tokenizers import BOS, CHAT, EOS, byte_level, metaspace, saved
-from treeopo.config import BuildConfig
-from treeopo.engines.scripted import Pieces, ScriptedEngine
-from treeopo.engines.settings import Adapters, EngineOptions
-from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.errors import ModelError
+from tests.hard_knocks.small_stores import NAMES_ONE, PROBLEM, build, typed
+from treeopo.config import BuildConfig, load_config
+from treeopo.errors import ConfigError, ModelError
 from treeopo.inspect.tokens import missing_opening
-from treeopo.jobs.build import build_store
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import Prompter, PromptSettings
-from treeopo.records import Problem
 from treeopo.run.questions import make_questions
-
-PROBLEM = Problem("sum", "What is 2+3+4?", "9")
-NAMES_ONE = Problem("names", f"What does {EOS} mean in 3+4?", "7")
-
-
-def talk(prompt: str, rng: random.Random, version: int) -> Pieces:
-    return [(f"{rng.randrange(9)}\n\n", -1.0), ("#### 9", -1.0)]
-
-
-def build(tmp_path: Path, tokenizer: ModelTokenizer, **settings: object) -> Path:
-    """`treeopo mcts build` of `PROBLEM` by a scripted teacher; the store's path."""
-    (tmp_path / "p.jsonl").write_text(json.dumps({"question": PROBLEM.question, "answer": "It is 9.\n#### 9"}) + "\n")
-    teacher, output = tokenizer.hf.name_or_path, tmp_path / "t.zarr"
-    values = {"problems": str(tmp_path / "p.jsonl"), "teacher": teacher, "output": output}
-
-    async def start(model: str, options: EngineOptions, adapters: Adapters | None) -> ScriptedEngine:
-        return ScriptedEngine(talk, tokenizer)
-
-    config = BuildConfig.model_validate(values | {"search": {"rollouts": 4}} | settings)
-    build_store(config, lambda notice: None, lambda *progress: None, start)
-    return output
 
 
 # huggingface/trl#3520, EleutherAI/lm-evaluation-harness#1465, #1854, #2049, #3430, huggingface/transformers#29250
@@ -93,6 +77,7 @@ def test_a_special_token_that_a_question_names_stays_text(tmp_path: Path, style:
     assert ids.count(tokenizer.eos_token_id) == (style == "chat")  # the template ends a turn with it
     assert NAMES_ONE.question in tokenizer.decode(ids)
     assert prompter(PROBLEM)[-1:] == ids[-1:]
+    assert ids.count(tokenizer.hf.bos_token_id) == (style == "plain")  # a chat template says for itself how it begins
     assert tokenizer.eos_token_id not in tokenizer.encode(NAMES_ONE.question)
     assert tokenizer.eos_token_id not in prompter.instruct(f"{EOS} and {EOS}")[:-20]
 
@@ -105,11 +90,9 @@ def test_an_escaped_text_reads_as_before_whatever_it_holds(tmp_path: Path) -> No
 
 
 def test_a_tokenizer_that_cannot_keep_a_name_as_text_says_which_problem(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer, decoders, models
-
     pieces = [EOS, BOS, "<unk>", *map(chr, range(32, 127)), "\n"]
-    unigram = Tokenizer(models.Unigram([(piece, -float(len(piece) == 1)) for piece in pieces], 2))
-    unigram.decoder = decoders.Fuse()
+    unigram = Tokenizer(Unigram([(piece, -float(len(piece) == 1)) for piece in pieces], 2))
+    unigram.decoder = Fuse()
     tokenizer = saved(tmp_path / "model", unigram)
     with pytest.raises(ModelError, match=r"problem 'names': '<\|endoftext\|>' in a text is a special token that"):
         Prompter(tokenizer, PromptSettings(), ProblemSet("numbers", (PROBLEM,)))(NAMES_ONE)
@@ -127,3 +110,85 @@ def test_a_store_whose_prompts_lack_the_token_is_told_of_in_one_line(tmp_path: P
     assert "\n" not in warning
     assert missing_opening(open_store(tmp_path / "old.zarr"), plain) is None
     assert missing_opening(open_store(build(tmp_path, tokenizer)), tokenizer) is None
+
+
+THINKING = (
+    "{% for message in messages %}[{{ message.role }}]"
+    "{% if message.role == 'assistant' %}{{ message.content.split('</think>')[-1] }}"
+    "{% else %}{{ message.content }}{% endif %}{% endfor %}[assistant]"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+)
+
+
+def with_examples(tmp_path: Path, *solutions: str) -> dict[str, object]:
+    rows = [{"question": f"Is it {n}?", "answer": f"{solution}\n#### {n}"} for n, solution in enumerate(solutions)]
+    (tmp_path / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"shots": len(rows), "examples": str(tmp_path / "examples.jsonl")}
+
+
+# volcengine/verl#6854, PrimeIntellect-ai/prime-rl#1334, modelscope/ms-swift#4390, QwenLM/Qwen3#1826
+def test_a_template_that_shortens_worked_examples_is_told_of_in_one_line(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level(), chat=THINKING)
+    settings = with_examples(tmp_path, "<think>count</think>two", "  so it is")
+    notices: list[str] = []
+    Prompter(tokenizer, PromptSettings(style="chat", **settings), ProblemSet("numbers", (PROBLEM,)), notices.append)  # type: ignore[arg-type]
+    (notice,) = notices
+    assert notice.startswith("warning: the chat template shows 1 of 2 worked examples otherwise than they are written")
+    assert "\n" not in notice
+    settings = with_examples(tmp_path, "it is two", "  so it is")
+    Prompter(tokenizer, PromptSettings(style="chat", **settings), ProblemSet("numbers", (PROBLEM,)), notices.append)  # type: ignore[arg-type]
+    assert notices == [notice]
+
+
+def test_build_and_eval_pass_the_notice_on(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level(), chat=THINKING)
+    prompt = {"style": "chat"} | with_examples(tmp_path, "<think>count</think>two")
+    notices: list[str] = []
+    build(tmp_path, tokenizer, notify=notices.append, prompt=prompt)
+    assert notices[0].startswith("warning: the chat template shows 1 of 1 worked examples")
+    make_questions(tokenizer, PromptSettings(**prompt), ProblemSet("numbers", (PROBLEM,)), notices.append)  # type: ignore[arg-type]
+    assert notices[-1] == notices[0]
+
+
+# trl#6361, unslothai/unsloth#334
+def test_a_chat_template_takes_arguments_and_one_it_does_not_know_is_refused(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level(), chat=THINKING)
+
+    def asked(**template_args: bool) -> str:
+        settings = PromptSettings(style="chat", template_args=dict(template_args))
+        return tokenizer.decode(Prompter(tokenizer, settings, ProblemSet("numbers", (PROBLEM,)))(PROBLEM))
+
+    assert asked().endswith("[assistant]")
+    assert asked(enable_thinking=False) == asked() + "<think>\n\n</think>\n\n"
+    assert asked(enable_thinking=True) == asked()
+    with pytest.raises(ModelError, match=r"^prompt\.template_args: .* asks for no 'enable_thinkng'; leave it out$"):
+        asked(enable_thinkng=False)
+    with pytest.raises(ModelError, match="asks for no 'messages'"):
+        asked(messages=False)
+    with pytest.raises(ConfigError, match=r"set prompt\.style to chat"):
+        PromptSettings(template_args={"enable_thinking": False})
+
+
+def test_retokenising_chat_prompts_tells_what_they_lose(tmp_path: Path) -> None:
+    tokenizer = saved(tmp_path / "model", byte_level(), chat=CHAT)
+    store = str(build(tmp_path, tokenizer, prompt={"style": "chat"}))
+    model = ["--tokenizer", str(tmp_path / "model")]
+    assert "their texts lack its special tokens" in typed("store", "retokenize", store, "-o", f"{store}2", *model)
+    shutil.rmtree(store)
+    store = str(build(tmp_path, tokenizer))
+    assert "special tokens" not in typed("store", "retokenize", store, "-o", f"{store}3", *model)
+
+
+def test_the_arguments_can_be_typed_and_are_kept_with_the_store(tmp_path: Path) -> None:
+    from treeopo_cli.options import settings
+
+    tokenizer = saved(tmp_path / "model", byte_level(), chat=THINKING)
+    for typed_ in ("prompt.template_args.enable_thinking=false", "prompt.template_args={enable_thinking=false}"):
+        flags = settings([typed_, "prompt.style=chat"]) | {"problems": "p", "output": tmp_path / "t.zarr"}
+        config = load_config(BuildConfig, file=None, flags=flags)
+        assert config.prompt.template_args == {"enable_thinking": False}
+    with_them = open_store(build(tmp_path, tokenizer, prompt=asdict(config.prompt)))
+    assert with_them.meta.search["prompt"]["template_args"] == {"enable_thinking": False}  # type: ignore[index]
+    shutil.rmtree(tmp_path / "t.zarr")
+    without = open_store(build(tmp_path, tokenizer, prompt={"style": "chat"}))
+    assert "template_args" not in without.meta.search["prompt"]  # type: ignore[operator]  # as an earlier version left it

@@ -40,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["mcts", "build", "--problems", "broken.jsonl", "--teacher", "MODEL"], "broken.jsonl"),
         (["mcts", "build", "--rollouts", "0"], "rollouts is 0"),
         (["train", "empty.zarr", "--set", "advantage.baseline_rollouts=8"], "only mc takes extra rollouts"),
-        (["train", "empty.zarr", "--set", "rollout.max_stale=2"], "unknown setting max_stale"),
+        (["train", "empty.zarr", "--set", "rollout.max_stale=2"], "unknown setting rollout.max_stale"),
         (["train", "empty.zarr", "--set", "oops"], "--set oops: write it as name=value"),
         (["train", "empty.zarr", "--config", "absent.toml"], "absent.toml: cannot be read"),
         (["train", "--resume", "."], "no run there"),

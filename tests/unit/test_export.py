@@ -33,7 +33,7 @@ def run(searched_store: TreeStore, tmp_path_factory: pytest.TempPathFactory) -> 
     store = directory / "trees.zarr"
     create_store(store, retokenized_meta(searched_store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size))
     with open_writer(store) as writer:
-        retokenize(searched_store, writer, tokenizer.encode, lambda ids: tokenizer.decode(list(ids)))
+        retokenize(searched_store, writer, tokenizer, tokenizer.eos_token_id)
     flags = {
         "store": store, "output": directory / "run", "student": str(student), "method": "sft", "steps": 3,
         "learner.optimizer.learning_rate": 1e-2, "rollout.batch_size": 8,

@@ -122,7 +122,7 @@ def test_grading_is_set_like_any_other_setting_and_checks_itself(kind: Any, give
     assert (made.grading.workers, made.grading.attempts) == (3, 3)
     with pytest.raises(ConfigError, match="deadline_seconds is -1"):
         load_config(kind, file=None, flags={**given, "grading.deadline_seconds": -1})
-    with pytest.raises(ConfigError, match="unknown setting speed"):
+    with pytest.raises(ConfigError, match=r"unknown setting grading\.speed"):
         load_config(kind, file=None, flags={**given, "grading.speed": 1})
 
 

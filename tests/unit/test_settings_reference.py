@@ -49,7 +49,7 @@ def test_defaults_are_those_that_a_command_starts_with() -> None:
     assert float(defaults["learner.optimizer.learning_rate"].default) == own.learner.optimizer.learning_rate
     assert float(defaults["learner.optimizer.learning_rate"].embedded or 0) == embedded.learner.optimizer.learning_rate
     assert defaults["learner.correction_low"].default == "none"
-    assert defaults["output"].default == "required"
+    assert defaults["output"].default == '"runs/latest"'
 
 
 def test_the_page_is_what_the_code_makes() -> None:

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 from treeopo_cli.store import app
-from treeopo_storage import DamagedStoreError, NotAStoreError, StoreMeta, create_store, open_store, open_writer
+from treeopo_storage import (
+    DamagedStoreError,
+    NotAStoreError,
+    StoreMeta,
+    TreeDataError,
+    create_store,
+    open_store,
+    open_writer,
+)
 from treeopo_storage.conformance import random_tree
 from typer.testing import CliRunner, Result
 
@@ -88,3 +96,23 @@ def test_retokenize_makes_a_store_of_the_other_tokenizer(tmp_path: Path, tokeniz
     assert "8 prefixes re-tokenised" in done.output
     assert "8 no longer decode to their text" in done.output
     assert open_store(tmp_path / "new.zarr").meta.vocabulary_size == 4
+
+
+def test_import_reads_another_project_s_files_and_says_what_it_left_out(tmp_path: Path, tokenizer: Path) -> None:
+    sample = {"solution": "Step 1: a\nStep 2: b", "summary": "The final answer is 2", "correct": True}
+    rows = [{"content": "a b", "real_answer": 2, "policy_samples": [sample, {"correct": False}]}]
+    (tmp_path / "out.json").write_text(json.dumps(rows))
+    arguments = ("import", tmp_path / "out.json", "-o", tmp_path / "t.zarr", "--tokenizer", tokenizer)
+    done = run(*arguments, "--format", "rest-mcts", "--reward", "graded", "--grader", "number")
+    assert "1 problems imported" in done.output
+    assert "left out: 1 without a text" in done.output
+    store = open_store(tmp_path / "t.zarr")
+    assert store.problem(0).texts == (
+        "Question: a b\n\nAnswer:\n\n",
+        "Step 1: a\n\n",
+        "Step 2: b\n\n",
+        "The final answer is 2",
+    )
+    assert store.meta.search == {"traces": "out.json", "format": "rest-mcts", "reward": "graded", "grader": "number"}
+    with pytest.raises(TreeDataError, match=r"this looks like ReST-MCTS\*: give --format rest-mcts"):
+        run(*arguments)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,9 @@ from treeopo_storage import (
 )
 from treeopo_storage.conformance import assert_same_tree, random_tree
 from treeopo_storage.errors import FileFormatError
-from treeopo_storage.formats import read_traces, recorded
+from treeopo_storage.formats import read_traces, traces_among
 from treeopo_storage.interchange import copy_problems, export_jsonl, export_parquet, merged_meta, trees_from_traces
+from treeopo_storage.joint import Encoded
 from treeopo_storage.retokenize import Retokenized, check_tokenizer, retokenize, retokenized_meta
 from treeopo_storage.summary import summarize
 
@@ -36,12 +38,25 @@ def store_of(trees: Sequence[ProblemTree], meta: StoreMeta = META) -> TreeStore:
     return memory.open_store()
 
 
-def encode(text: str) -> list[int]:
-    return list(text.encode())
+class Bytes:
+    """`TreeTokenizer` of one token a byte of `errors`-encoded text; 0 ends a text."""
+
+    def __init__(self, encoding: str = "utf-8") -> None:
+        self._encoding = encoding
+
+    def encode_solution(self, question: str, prompt: str, steps: str) -> Encoded:
+        return self.encode_after(prompt + steps)
+
+    def encode_after(self, text: str) -> Encoded:
+        pieces = [(byte, at) for at, letter in enumerate(text) for byte in letter.encode(self._encoding, "replace")]
+        ids, starts = np.array(pieces, np.int64).reshape(-1, 2).T
+        return Encoded(ids.astype(np.int32), starts, starts + 1)
+
+    def reads_as(self, token_ids: Sequence[int], text: str) -> bool:
+        return bytes(token_ids).rstrip(b"\0").decode() == text
 
 
-def decode(token_ids: Sequence[int]) -> str:
-    return bytes(token_ids).decode()
+TOKENIZE = Bytes()
 
 
 def test_exported_lines_say_what_the_tree_says(tmp_path: Path) -> None:
@@ -93,7 +108,9 @@ def trace(steps: list[str], reward: float, **more: str) -> dict[str, object]:
 
 
 def imported(path: Path, end_of_text: Sequence[int] = ()) -> list[ProblemTree]:
-    return trees_from_traces(recorded(read_traces([str(path)])), "\n\n", encode, end_of_text=end_of_text)
+    return trees_from_traces(
+        traces_among(read_traces([str(path)]), Counter()), "\n\n", TOKENIZE, end_of_text=end_of_text
+    )
 
 
 def test_traces_share_the_steps_they_begin_with(tmp_path: Path) -> None:
@@ -121,7 +138,7 @@ def test_traces_share_the_steps_they_begin_with(tmp_path: Path) -> None:
     ("record", "message"),
     [
         ("a text", ":2: 'question' is missing: the row is the text 'a text', no object"),
-        ({"question": "?", "answer": "1", "steps": ["a"]}, ":2: 'reward' is missing or null; give a number"),
+        ({"question": "?", "answer": "1", "reward": 1}, ":2: 'steps' is missing"),
         (
             {"question": "?", "answer": ["1"], "steps": ["a"], "reward": 1},
             ":2: 'answer' is a list of 1; give a text",
@@ -188,22 +205,19 @@ def test_another_tokenizer_is_refused_in_one_line() -> None:
 def test_retokenising_keeps_texts_and_step_boundaries() -> None:
     trees = [random_tree(f"p{seed}", seed, nodes=7) for seed in range(4)]
     memory = MemoryTreeStore(retokenized_meta(META, "bytes", vocabulary_size=256))
-    assert retokenize(store_of(trees), memory.open_writer(), encode, decode) == Retokenized(28, changed=0)
+    assert retokenize(store_of(trees), memory.open_writer(), TOKENIZE, 0) == Retokenized(28, changed=0)
     for tree, ours in zip(trees, memory.open_store().problems(0, 4), strict=True):
         assert ours.texts == tree.texts
-        assert decode(ours.prefix_tokens(6).tolist()) == "".join(tree.texts[step] for step in tree.path(6))
+        assert TOKENIZE.reads_as(ours.prefix_tokens(6).tolist(), "".join(tree.texts[step] for step in tree.path(6)))
         assert np.isnan(ours.teacher_logprobs).all()
 
 
 def test_retokenising_counts_the_prefixes_whose_text_changes() -> None:
-    def ascii_only(text: str) -> list[int]:
-        return list(text.encode("ascii", "replace"))
-
     tree = replace(random_tree("p", 1, nodes=3), texts=("a question", "é", "plain"))
     tree.parent[:], tree.depth[:], tree.terminal[:] = [-1, 0, 0], [0, 1, 1], [False, True, True]
     tree.reward[:], tree.visits[:] = [np.nan, 0, 1], [3, 1, 1]
     memory = MemoryTreeStore(META)
-    assert retokenize(store_of([tree]), memory.open_writer(), ascii_only, decode) == Retokenized(3, changed=1)
+    assert retokenize(store_of([tree]), memory.open_writer(), Bytes("ascii"), 0) == Retokenized(3, changed=1)
 
 
 def test_the_summary_counts_what_is_there() -> None:

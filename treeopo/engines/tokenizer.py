@@ -6,9 +6,20 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from treeopo_storage.joint import Encoded
+
 from treeopo.errors import ModelError
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
+_TAKEN = ("messages", "bos_token", "eos_token", "add_generation_prompt", "tools", "documents")
+"""Names in templates that are not for a user to set here."""
+
+_BEFORE = ("\n", ".", "0", "a")
+"""What a text may be encoded after so that it gets no space of its own: the first whose tokens end where it does."""
 
 _ESCAPE = "\ufdd0"
 """Takes the meaning of a special token's name from the character after it; Unicode keeps it out of real texts."""
@@ -26,6 +37,7 @@ class ModelTokenizer:
     def __init__(self, model: str, trust_remote_code: bool = False) -> None:
         from transformers import AutoTokenizer
 
+        self._model, self._trust_remote_code = model, trust_remote_code
         try:
             self.hf: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
@@ -38,9 +50,20 @@ class ModelTokenizer:
     def eos_token_id(self) -> int:
         return int(self.hf.eos_token_id)
 
-    @property
+    @cached_property
     def vocabulary_size(self) -> int:
-        return len(self.hf)
+        """Ids that there may be: those of the tokenizer, or as many as the model has logits if it has more.
+
+        Heads are padded (Qwen2.5: 151,936 rows for 151,665 tokens), and a padding row is sampled now and then. Nothing
+        forbids it, for the learner would have to forbid it alike: it is a token without text.
+        """
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(self._model, trust_remote_code=self._trust_remote_code)
+        except (OSError, ValueError):
+            return len(self.hf)  # there is a tokenizer alone
+        return max(len(self.hf), int(getattr(config.get_text_config(), "vocab_size", None) or 0))
 
     @property
     def fingerprint(self) -> str:
@@ -62,43 +85,86 @@ class ModelTokenizer:
         Raises:
             ModelError: the name of a special token was to be text, and the tokenizer cannot keep it so.
         """
-        ids = self._escaped(text)
-        opening = self.opening
-        return ids if ids[: len(opening)] == opening else opening + ids
+        ids: list[int] = self._begin(text).ids.tolist()
+        return ids
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text that goes on after another: no special token, whatever the text names.
+        """Token ids of a text that goes on after another: no special token, whatever the text names, and no space that
+        the tokenizer puts before a text of its own.
 
         Raises:
             ModelError: as `begin`.
         """
+        ids: list[int] = self.encode_after(text).ids.tolist()
+        return ids
+
+    def encode_solution(self, question: str, prompt: str, steps: str) -> Encoded:
+        """See `TreeTokenizer`. Raises: ModelError: as `begin`."""
+        asked = self.escape(question).join(prompt.split(question)) if question else prompt
+        return self._begin(asked + self.escape(steps))
+
+    def encode_after(self, text: str) -> Encoded:
+        """See `TreeTokenizer`. Raises: ModelError: as `begin`."""
+        for before in _BEFORE if self._puts_space else ():
+            encoded = self._encode(before + text, special=False)
+            count = int(np.searchsorted(encoded.starts, len(before)))
+            if count and encoded.ends[count - 1] <= len(before):
+                return encoded.after(count, -len(before))
         return self._encode(text, special=False)
+
+    def reads_as(self, token_ids: Sequence[int], text: str) -> bool:
+        """See `TreeTokenizer`; special tokens of a prompt read as they are named."""
+        ids, opening = list(token_ids), self.opening
+        ended = ids[-1:] == [self.eos_token_id]
+        parts = [
+            ids[first:last]
+            for first in {0, len(opening) if ids[: len(opening)] == opening else 0}
+            for last in {len(ids), len(ids) - ended}
+        ]
+        wanted = {text, f" {text}"} if self._puts_space else {text}
+        return any(self._decode(part) in wanted for part in parts)
+
+    def reads(self, token_ids: Sequence[int]) -> str:
+        """A sequence's text without `opening`, its special tokens by name."""
+        count = len(self.opening) if list(token_ids[: len(self.opening)]) == self.opening else 0
+        return self._decode(token_ids[count:])
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        text: str = self.hf.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
 
     def escape(self, text: str) -> str:
         """`text` so that `begin` takes the names of special tokens in it for ordinary characters."""
         taken = re.compile(f"{_ESCAPE}|{self._special.pattern}")
         return taken.sub(lambda found: "".join(_ESCAPE + character for character in found[0]), text)
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def chat(self, messages: Sequence[Mapping[str, str]], template_args: Mapping[str, Any] = _NONE) -> list[int]:
         """The messages under the tokenizer's chat template, up to where the assistant's next one begins. The special
-        tokens are the template's; those that a message names are text.
+        tokens are the template's; those that a message names are text. `template_args`: what else the template is told.
 
         Raises:
-            ModelError: it has no chat template, or one that refuses these messages; or as `begin`.
+            ModelError: it has no chat template, or one that refuses these messages or names no such argument; or as
+                `begin`.
         """
         if not any(self._special.search(message["content"]) for message in messages):
-            ids: list[int] = self._render(messages, tokenize=True, return_dict=False)
+            ids: list[int] = self._render(messages, template_args, tokenize=True, return_dict=False)
             return ids
         escaped = [{**message, "content": self.escape(message["content"])} for message in messages]
-        return self._escaped(self._render(escaped, tokenize=False))
+        tokens: list[int] = self._escaped(self._render(escaped, template_args, tokenize=False)).ids.tolist()
+        return tokens
 
-    def _render(self, messages: Sequence[Mapping[str, str]], **options: bool) -> Any:
+    def _render(self, messages: Sequence[Mapping[str, str]], template_args: Mapping[str, Any], **options: bool) -> Any:
         from jinja2 import TemplateError
 
         try:
-            return self.hf.apply_chat_template(list(messages), add_generation_prompt=True, **options)
+            template = self.hf.get_chat_template()
+            unknown = [name for name in template_args if name in _TAKEN or name not in re.findall(r"\w+", template)]
+            if not unknown:
+                options |= {"add_generation_prompt": True, **template_args}
+                return self.hf.apply_chat_template(list(messages), chat_template=template, **options)
         except (ValueError, TemplateError) as error:
             raise ModelError(f"chat prompts: {str(error).splitlines()[0]}; use prompt.style plain") from None
+        raise ModelError(f"prompt.template_args: the model's chat template asks for no {unknown[0]!r}; leave it out")
 
     @cached_property
     def _special_ids(self) -> dict[str, int]:
@@ -120,29 +186,51 @@ class ModelTokenizer:
         backend.no_padding()
         return backend
 
-    def _escaped(self, text: str) -> list[int]:
-        """Token ids of a text in which special tokens are named, and some names are escaped."""
+    @cached_property
+    def _puts_space(self) -> bool:
+        """Whether a text of its own is encoded otherwise than after another, as Metaspace tokenizers do."""
+        alone, after = self._encode("0", special=False).ids, self._encode("\n0", special=False).ids
+        return not np.array_equal(alone, after[-1:])
+
+    def _begin(self, text: str) -> Encoded:
+        encoded, opening = self._escaped(text), np.array(self.opening, np.int32)
+        if np.array_equal(encoded.ids[: len(opening)], opening):
+            return encoded
+        nowhere = np.zeros(len(opening), np.int64)
+        return _joined([Encoded(opening, nowhere, nowhere), encoded])
+
+    def _escaped(self, text: str) -> Encoded:
+        """A text in which special tokens are named, and some names are escaped; offsets do not count the escapes."""
         if _ESCAPE not in text:
             return self._encode(text, special=True)
-        ids: list[int] = []
-        plain = ""
-        for part in re.split(f"({_ESCAPE}.|{self._special.pattern})", text, flags=re.DOTALL):
-            if part in self._special_ids:
-                ids += [*self._encode(plain, special=False), self._special_ids[part]]
-                plain = ""
-            else:
-                plain += part.removeprefix(_ESCAPE)
-        return ids + self._encode(plain, special=False)
+        parts: list[Encoded] = []
+        plain, start = "", 0
+        for piece in re.split(f"({_ESCAPE}.|{self._special.pattern})", text, flags=re.DOTALL):
+            if piece not in self._special_ids:
+                plain += piece.removeprefix(_ESCAPE)
+                continue
+            parts.append(self._encode(plain, special=False).after(0, start))
+            start += len(plain)
+            ends = np.array([start + len(piece)])
+            parts.append(Encoded(np.array([self._special_ids[piece]], np.int32), ends - len(piece), ends))
+            plain, start = "", start + len(piece)
+        return _joined([*parts, self._encode(plain, special=False).after(0, start)])
 
-    def _encode(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of `text`, in which the names of special tokens are these tokens, or characters like any others."""
+    def _encode(self, text: str, *, special: bool) -> Encoded:
+        """`text` alone, in which the names of special tokens are these tokens, or characters like any others."""
         self._backend.encode_special_tokens = not special
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        found = self._backend.encode(text, add_special_tokens=False)
         for name in () if special else set(self._special.findall(text)):
-            if self._special_ids[name] in ids and self._special_ids[name] != self.hf.unk_token_id:
+            if self._special_ids[name] in found.ids and self._special_ids[name] != self.hf.unk_token_id:
                 raise ModelError(f"{name!r} in a text is a special token that this tokenizer cannot keep as text")
-        return ids
+        starts, ends = np.array(found.offsets, np.int64).reshape(-1, 2).T
+        return Encoded(np.array(found.ids, np.int32), np.maximum.accumulate(starts), np.maximum.accumulate(ends))
 
     def decode(self, token_ids: list[int]) -> str:
         text: str = self.hf.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+
+def _joined(parts: Sequence[Encoded]) -> Encoded:
+    """One text's parts, whose offsets are the text's."""
+    return Encoded(*map(np.concatenate, zip(*parts, strict=True)))

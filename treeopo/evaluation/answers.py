@@ -3,15 +3,17 @@
 DIR/evaluation.json      what was asked, so that a stopped evaluation goes on only with the same question
 DIR/completions.jsonl    a line per completion: problem set, model, problem, sample, text, answer, reward
 DIR/scores.json          written last
+DIR/.lock                who evaluates, while somebody does
 """
 
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from pydantic import TypeAdapter
 from treeopo_storage.errors import FileFormatError
@@ -20,6 +22,7 @@ from treeopo_storage.text_files import json_line, whole_lines
 from treeopo.errors import RunError
 from treeopo.evaluation.accuracy import Graded
 from treeopo.evaluation.comparison import Evaluation
+from treeopo.owners import owning
 
 _GRADED = TypeAdapter(Graded)
 _EVALUATIONS = TypeAdapter(tuple[Evaluation, ...])
@@ -32,24 +35,30 @@ class Answers:
     """Writes into `directory`, or nowhere if that is None; what an evaluation with equal `settings` left is kept.
 
     Raises:
-        RunError: the directory cannot be written, or holds an evaluation with other settings.
+        RunError: the directory cannot be written, holds an evaluation with other settings, or is another process's.
     """
 
     def __init__(self, directory: Path | None, settings: Mapping[str, Any]) -> None:
         self._directory = directory
-        self._file = None
+        self._file: TextIO | None = None
         self._done: dict[tuple[str, str], Done] = {}
         if directory is None:
             return
+        with ExitStack() as stack:
+            self._owner = stack.enter_context(owning(directory))
+            self._file = stack.enter_context(self._open(directory, settings))
+            self._stack = stack.pop_all()
+
+    def _open(self, directory: Path, settings: Mapping[str, Any]) -> TextIO:
+        """The file of completions, with the whole ones of a stopped evaluation in it."""
         try:
-            directory.mkdir(parents=True, exist_ok=True)
             self._check(directory / "evaluation.json", json.dumps(settings, indent=2, sort_keys=True) + "\n")
             path = directory / "completions.jsonl"
             lines = self._read(path)
             partial = path.with_suffix(".partial")
             partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             os.replace(partial, path)
-            self._file = path.open("a", encoding="utf-8")
+            return path.open("a", encoding="utf-8")
         except OSError as error:
             raise RunError(f"{directory}: cannot be written ({error.strerror}); choose another --output") from None
 
@@ -60,7 +69,7 @@ class Answers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file:
-            self._file.close()
+            self._stack.close()
 
     def done(self, problems: str, model: str) -> Done:
         """What an earlier evaluation has of a model on a problem set."""
@@ -72,6 +81,7 @@ class Answers:
 
     def add(self, problems: str, model: str, graded: Graded) -> None:
         if self._file:
+            self._owner.check()
             row = {"problems": problems, "model": model, **asdict(graded)}
             self._file.write(json_line(row))
             self._file.flush()

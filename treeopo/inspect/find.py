@@ -1,22 +1,21 @@
 """Looking into a tree store: its overview, one problem's tree, one prefix."""
 
-from pathlib import Path
-
 from treeopo_storage import ProblemTree, StoreMeta, open_store
+from treeopo_storage.places import Place
 from treeopo_storage.streaming import problem_blocks
 
 from treeopo.errors import InputError
 from treeopo.search.report import TreeReport, report_trees
 
 
-def overview(path: Path | str) -> tuple[StoreMeta, TreeReport]:
+def overview(path: Place) -> tuple[StoreMeta, TreeReport]:
     """How a store was made, and what is committed in it."""
     store = open_store(path)
     blocks = problem_blocks(store.structure().first_node)
     return store.meta, report_trees(tree for start, stop in blocks for tree in store.problems(start, stop))
 
 
-def find_problem(path: Path, name: str) -> ProblemTree:
+def find_problem(path: Place, name: str) -> ProblemTree:
     """The tree of a problem, by its number in the store or by its id.
 
     Raises:

@@ -3,14 +3,14 @@
 problems ─▶ prompts ─▶ search (teacher's engine, grader) ─▶ tree store, committed in problem order
 """
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from treeopo_storage import StoreMeta, create_store, open_store, open_writer
+from treeopo_storage import StoreMeta, create_writer, open_store, open_writer, store_exists
 
+from treeopo import tasks
 from treeopo.config import BuildConfig
 from treeopo.engines.launch import StartEngine, start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
@@ -20,7 +20,7 @@ from treeopo.inspect.tokens import missing_opening
 from treeopo.ports import Notify
 from treeopo.problems.graders import open_grader
 from treeopo.problems.problem_set import ProblemSet
-from treeopo.problems.prompting import STOP_KEY, Prompter
+from treeopo.problems.prompting import STOP_KEY, Prompter, recorded
 from treeopo.problems.settings import GRADER_KEY
 from treeopo.problems.spec import load_problem_set
 from treeopo.run.models import check_whole, embedded
@@ -58,20 +58,20 @@ def build_store(
     teacher = config.teacher or str(embedded(config.problems).teacher)
     check_whole("teacher", teacher)
     tokenizer = ModelTokenizer(teacher, config.engine.trust_remote_code)
-    prompter = Prompter(tokenizer, config.prompt, problem_set)
+    prompter = Prompter(tokenizer, config.prompt, problem_set, notify)
     inputs = _Inputs(teacher, problem_set, tokenizer, prompter, ActionPrompts(config.search, prompter.instruct))
     meta = _meta(config, inputs)
     first = 0
-    if config.output.exists():
+    if store_exists(config.output):
         with open_writer(config.output) as writer:  # also refuses now, not after a minute, if another process writes
             first = writer.problem_count
-            if writer.meta != meta:
+            if replace(writer.meta, vocabulary_size=meta.vocabulary_size) != meta:
                 raise RunError(f"{config.output}: built with other settings; use the same, or choose another --output")
         if warning := missing_opening(open_store(config.output), tokenizer):
             notify(warning)
     if first < len(problem_set):
         notify("starting the teacher's engine")
-        asyncio.run(_search(config, inputs, meta, first, on_progress, start_engine))
+        tasks.run(_search(config, inputs, meta, first, on_progress, start_engine))
     return overview(config.output)[1]
 
 
@@ -83,6 +83,7 @@ def _meta(config: BuildConfig, inputs: _Inputs) -> StoreMeta:
         GRADER_KEY: inputs.problem_set.grader,
         STOP_KEY: list(inputs.prompter.stop),
     }
+    search["prompt"] = recorded(search["prompt"])
     if config.search.uses_action_prompts:
         search["action_prompts"] = dict(inputs.action_prompts.texts)
     return StoreMeta(
@@ -111,10 +112,11 @@ async def _search(
     engine = await start_engine(inputs.teacher, options, None)
     began = time.monotonic()
     try:
-        if not config.output.exists():
-            create_store(config.output, meta)
         async with open_grader(inputs.problem_set.grader, config.grading) as grader:
-            with open_writer(config.output) as writer:
+            there = store_exists(config.output)
+            with open_writer(config.output) if there else create_writer(config.output, meta) as writer:
+                if meta.vocabulary_size is not None:
+                    writer.widen(meta.vocabulary_size)  # an earlier version counted the tokenizer's tokens alone
                 await build_trees(
                     inputs.problem_set.problems,
                     first,

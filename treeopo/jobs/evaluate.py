@@ -3,7 +3,6 @@
 problem sets ─▶ prompts ─▶ engine (one a base model) ─▶ grader ─▶ scores ─▶ intervals and differences
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from treeopo_storage import StoreError, open_store
 
+from treeopo import tasks
 from treeopo.config import EvalConfig
 from treeopo.engines.launch import StartEngine, start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
@@ -23,6 +23,7 @@ from treeopo.inspect.tokens import missing_opening
 from treeopo.ports import Engine, Notify
 from treeopo.problems.graders import open_grader
 from treeopo.problems.problem_set import ProblemSet
+from treeopo.problems.prompting import recorded
 from treeopo.problems.spec import load_problem_set
 from treeopo.run.directory import RunDirectory
 from treeopo.run.models import BASE, ModelRef, adapters, check_servable, embedded, resolve, serve
@@ -54,6 +55,7 @@ def evaluate(
     settings = config.model_dump(
         mode="json", exclude={"output": True, "engine": True, "grading": {"workers", "memory_mib"}}
     )
+    settings["prompt"] = recorded(settings["prompt"])
     if config.base is None:
         del settings["base"]  # evaluations that an earlier version began have no such setting
     with Answers(config.output, settings) as answers:
@@ -64,7 +66,7 @@ def evaluate(
             answers.add(problems, model, graded)
             on_progress(next(done), total)
 
-        scores = asyncio.run(_evaluate(config, models, problem_sets, answers, notify, on_completion, start_engine))
+        scores = tasks.run(_evaluate(config, models, problem_sets, answers, notify, on_completion, start_engine))
         labels = [model.label for model in models]
         evaluations = tuple(
             compare_models(problem_set.spec, labels, [scores[model, problem_set.spec] for model in models])
@@ -102,7 +104,7 @@ async def _evaluate(
     scores: dict[tuple[ModelRef, str], Scores] = {}
     for base in dict.fromkeys(model.base for model in models):
         of_base = sorted((model for model in models if model.base == base), key=lambda model: bool(model.adapter))
-        asked = {model: _asked(config, model, problem_sets, notify) for model in of_base}
+        asked = _asked(config, of_base, problem_sets, notify)
         longest = max(len(question.prompt_ids) for sets in asked.values() for _, some in sets for question in some)
         notify(f"starting an engine for {base}")
         options = replace(config.engine, max_model_tokens=longest + config.max_new_tokens)
@@ -122,14 +124,19 @@ async def _evaluate(
 
 
 def _asked(
-    config: EvalConfig, model: ModelRef, problem_sets: Sequence[ProblemSet], notify: Notify
-) -> list[tuple[ProblemSet, list[Question]]]:
-    """The problem sets as `model` is asked them, by its own tokenizer and chat template."""
-    tokenizer = ModelTokenizer(model.tokenizer, config.engine.trust_remote_code)
-    for warning in (_trained_on(model, tokenizer), _other_end(config, model, tokenizer)):
-        if warning:
+    config: EvalConfig, models: Sequence[ModelRef], problem_sets: Sequence[ProblemSet], notify: Notify
+) -> dict[ModelRef, list[tuple[ProblemSet, list[Question]]]]:
+    """The problem sets as each model is asked them, by its own tokenizer and chat template."""
+    tokenizers = {model.tokenizer: ModelTokenizer(model.tokenizer, config.engine.trust_remote_code) for model in models}
+    for model in models:
+        tokenizer = tokenizers[model.tokenizer]
+        for warning in filter(None, (_trained_on(model, tokenizer), _other_end(config, model, tokenizer))):
             notify(warning)
-    return [(problem_set, make_questions(tokenizer, config.prompt, problem_set)) for problem_set in problem_sets]
+    asked = {
+        name: [(each, make_questions(tokenizer, config.prompt, each, notify)) for each in problem_sets]
+        for name, tokenizer in tokenizers.items()
+    }
+    return {model: asked[model.tokenizer] for model in models}
 
 
 def _other_end(config: EvalConfig, model: ModelRef, tokenizer: ModelTokenizer) -> str | None:

@@ -40,4 +40,4 @@ def export_merged(source: Path, directory: Path, base: str | None = None, trust_
             (partial / "README.md").write_text(card, encoding="utf-8")
             os.replace(partial, directory)
     except OSError as error:
-        raise RunError(f"{directory}: cannot be written ({error.strerror}); choose another --merge") from None
+        raise RunError(f"{directory}: cannot be written ({error.strerror or error}); choose another --merge") from None

@@ -5,25 +5,29 @@
 torchrun starts this job in several processes: the first one trains, the others follow its learner.
 """
 
-import asyncio
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
+from typing import TYPE_CHECKING
 
-from treeopo_storage import IMPORTED, TreeStore, create_store, open_store, open_writer
-from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
+from treeopo_storage import IMPORTED, TreeStore, new_store, open_store
+from treeopo_storage.retokenize import check_tokenizer, retokenized_meta
+from treeopo_storage.summary import identity
 
-from treeopo.config import TrainConfig
+from treeopo import tasks
+from treeopo.config import TrainConfig, differences
 from treeopo.engines.launch import StartEngine, start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ModelError, RunError, require
 from treeopo.evaluation.periodic import read_best
 from treeopo.evaluation.settings import PeriodicSettings
-from treeopo.inspect.tokens import missing_opening
+from treeopo.inspect.tokens import canonical_prefixes, check_ids, missing_opening, retokenized
 from treeopo.jobs.export import export_merged
 from treeopo.methods import Need, find_method
+from treeopo.places import kind_of
 from treeopo.ports import Notify
 from treeopo.problems.prompting import PromptSettings
 from treeopo.problems.spec import load_problem_set
@@ -33,8 +37,13 @@ from treeopo.run.directory import RunDirectory
 from treeopo.run.loop import HeldOut, OnStep
 from treeopo.run.models import check_whole, embedded
 from treeopo.run.questions import make_questions
+from treeopo.run.resume import length_notice
+from treeopo.run.settled import PLACES, check_places
 from treeopo.run.start import Inputs, run_training
 from treeopo.trackers import check_trackers, read_metrics
+
+if TYPE_CHECKING:
+    from treeopo.learner.distributed import Team
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,39 +85,62 @@ def train(run: RunDirectory, notify: Notify, on_step: OnStep, start_engine: Star
     SIGINT and SIGTERM end the run after the step under way, with a checkpoint. A complete run is only summed up.
 
     Raises:
-        InputError: student, store or settings cannot be used.
+        InputError: student, store or settings cannot be used, or another process trains the run.
         EngineError: the student's engine failed; the run continues from its newest checkpoint when called again.
         DivergedError: losses were not finite several steps in a row; policy and batch of the last one are kept.
     """
     from treeopo.learner.distributed import Team
 
+    run.refuse_another()
     config, team = run.config, Team.from_environment()
     require(
         run.is_complete or team.size > 1 or not config.learner.fsdp,
         "learner.fsdp cuts the base over several processes, and this is one; start it by torchrun --nproc-per-node N",
     )
-    if not run.is_complete:
-        check_trackers(config.trackers)
-    inputs = _inputs(run, notify)
-    run.begin()
     if run.is_complete:
         team.dismiss()
+        return _sum_up(run, notify)
+    check_trackers(config.trackers)
+    with run.owned():
+        return _train(run, notify, on_step, start_engine, team)
+
+
+def _sum_up(run: RunDirectory, notify: Notify) -> TrainSummary:
+    """How a complete run stands; what was changed of its settings is recorded."""
+    notify(f"{run.path} is complete; it goes on if --steps is more than {run.config.steps}")
+    with run.owned() if run.changes else nullcontext():
+        inputs = _inputs(run, notify)
+        run.check_identity(inputs.identity)
+        if run.changes:
+            run.begin()
         return _summary(run, inputs)
-    if inputs.teacher is not None and find_method(config.method).teacher_by is not None:
-        require(team.size == 1, f"method {config.method} tunes its teacher in one process; start it without torchrun")
+
+
+def _train(run: RunDirectory, notify: Notify, on_step: OnStep, start_engine: StartEngine, team: "Team") -> TrainSummary:
+    """`train`, of a run that is not complete and is held against other processes."""
+    inputs, method = _inputs(run, notify), find_method(run.config.method)
+    if notice := length_notice(run):
+        notify(notice)
+    run.check_identity(inputs.identity)
+    run.begin(inputs.identity)
+    if inputs.teacher is not None and method.teacher_by is not None:
+        require(team.size == 1, f"method {method.name} tunes its teacher in one process; start it without torchrun")
         first_stage = _first_stage(run, inputs.teacher)
         summary = train(first_stage, notify, _tenths(first_stage.config.steps, notify), start_engine)
         if not summary.complete:
             return summary
         inputs = replace(inputs, teacher=str(_merged_once(first_stage, run.path / "teacher-model")))
-    asyncio.run(run_training(run, inputs, notify, on_step, start_engine, team))
+    tasks.run(run_training(run, inputs, notify, on_step, start_engine, team))
     return _summary(run, inputs)
 
 
 def _inputs(run: RunDirectory, notify: Notify) -> Inputs:
     """What the run is about, checked before it begins."""
     config = run.config
+    if not run.is_new:
+        check_places(config, run.path, PLACES)
     store: TreeStore | None = None if config.store is None else open_store(config.store)
+    known = {} if store is None else {"store": identity(store)}
     grader = grader_name(config, store)
     origin = config.solutions.problems if store is None else store.meta.search.get("problems")
     student = config.student or str(embedded(str(origin or "")).student)
@@ -120,8 +152,9 @@ def _inputs(run: RunDirectory, notify: Notify) -> Inputs:
         student=student,
         teacher=_teacher(config, store, tokenizer),
         tokenizer=tokenizer,
+        identity=known | {"tokenizer": tokenizer.fingerprint},
         store=store,
-        data=training_data(config, store, tokenizer),
+        data=training_data(config, store, tokenizer, notify),
         grader=grader,
         held_out=_held_out(config, tokenizer),
     )
@@ -180,7 +213,8 @@ def _first_stage(run: RunDirectory, teacher: str) -> RunDirectory:
         "rollouts_kept": TrainConfig.model_fields["rollouts_kept"].default,
     }
     stage = RunDirectory(path, config.model_copy(update=settings))
-    if stage.is_started and RunDirectory.open(path).config != stage.config:
+    was = differences(RunDirectory.open(path).config, stage.config) if stage.is_started else ()
+    if any(kind_of(name) is None for name in was):  # places may have moved with the run
         raise RunError(f"{path}: was begun with other settings; choose another --output, or --resume {run.path}")
     return stage
 
@@ -233,8 +267,10 @@ def _for_tokenizer(store: TreeStore, run: RunDirectory, tokenizer: ModelTokenize
         run.begin()
         store = retokenized_copy(store, run.path / "retokenized.zarr", tokenizer, notify)
     check_tokenizer(store.meta, tokenizer.fingerprint)
+    check_ids(store, tokenizer.vocabulary_size)
     if warning := missing_opening(store, tokenizer):
         notify(warning)
+    notify(canonical_prefixes(store, tokenizer).told)
     return store
 
 
@@ -242,8 +278,8 @@ def retokenized_copy(store: TreeStore, path: Path, tokenizer: ModelTokenizer, no
     """A copy of `store` at `path` under the student's tokenizer, made anew unless an earlier start finished it."""
     if not path.exists() or open_store(path).problem_count < store.problem_count:
         rmtree(path, ignore_errors=True)
-        create_store(path, retokenized_meta(store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size))
-        with open_writer(path) as writer:
-            done = retokenize(store, writer, tokenizer.encode, lambda ids: tokenizer.decode(list(ids)))
-        notify(f"{done.prefixes} prefixes re-tokenised, {done.changed} no longer decode to their text")
+        meta = retokenized_meta(store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size)
+        with new_store(path, meta) as writer:
+            for told in retokenized(store, writer, tokenizer):
+                notify(told)
     return open_store(path)

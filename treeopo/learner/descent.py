@@ -29,7 +29,7 @@ class Descent(AdamW):
 
     @property
     def learning_rate(self) -> float:
-        return float(self.schedule.get_last_lr()[0])
+        return float(self.param_groups[0]["lr"])
 
     def backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:
         """Add the gradient of `loss`; keep_graph: another optimiser's `backward` follows on the same forward pass."""
@@ -73,5 +73,10 @@ class Descent(AdamW):
         return {"optimizer": self.state_dict(), "schedule": self.schedule.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `checkpoint` returned, at the rate that this schedule, perhaps a longer one, has there."""
         self.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        for group, rate, factor in zip(
+            self.param_groups, self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = rate * factor(self.schedule.last_epoch)

@@ -17,7 +17,7 @@ from treeopo_storage.cells import ABSENT, cell, is_number, shown, text_of, text_
 from treeopo.errors import ProblemError, described, shortened
 from treeopo.problems.answers import ANSWER_MARK
 from treeopo.problems.graders import DEFAULT_GRADER, GRADERS, load_grader
-from treeopo.problems.graders.number import strip_calculator
+from treeopo.problems.numbers import strip_calculator
 from treeopo.problems.problem_set import STEP_SEPARATOR
 from treeopo.problems.rows import Row
 from treeopo.records import Problem
@@ -137,7 +137,10 @@ def _gold(answer: str, where: str, column: str, reader: str, worked: bool) -> st
     try:
         gold = parse_gold(answer, worked=worked)
     except ValueError as error:
-        raise ProblemError(f"{where}: `{column}` {shortened(str(error))}; mend or remove the row") from None
+        itself = f", or name the columns (FILE?question=COLUMN&answer={column}) if it is the answer itself"
+        raise ProblemError(
+            f"{where}: `{column}` {shortened(str(error))}; mend or remove the row{itself if worked else ''}"
+        ) from None
     except Exception as error:  # whatever a user's grader raises
         raise ProblemError(f"{where}: `{column}`: parse_gold of grader {reader} raised {described(error)}") from error
     if not isinstance(gold, str) or not gold:

@@ -1,20 +1,23 @@
 """How a question becomes the tokens a model is asked to continue: plain text or chat, with or without examples."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from treeopo_storage.errors import StoreError
 from treeopo_storage.text_files import read_text
 
 from treeopo.errors import ConfigError, ModelError, ProblemError, require
+from treeopo.ports import Notify
 from treeopo.problems.graders import load_grader
 from treeopo.problems.problem_set import STEP_SEPARATOR, ProblemSet, PromptTemplate
 from treeopo.problems.spec import load_problems
 from treeopo.records import Problem
 
 Message = dict[str, str]
+TemplateArgs = Mapping[str, bool | int | float | str]
+"""What a chat template is told beside the messages, by its own names."""
 
 STOP_KEY = "stop"
 """Where a tree store's search settings keep the `stop` strings of its prompts."""
@@ -23,7 +26,7 @@ STOP_KEY = "stop"
 class Encode(Protocol):
     """What a prompt needs of a tokenizer (`treeopo.engines.tokenizer.ModelTokenizer` says it in full): `begin` starts a
     sequence, `encode` goes on with one, `escape` makes text of the special tokens that a text names; `chat` raises
-    `ModelError` where it has no chat template.
+    `ModelError` where it has no chat template, or one that does not know an argument.
     """
 
     def begin(self, text: str) -> list[int]: ...
@@ -32,7 +35,9 @@ class Encode(Protocol):
 
     def escape(self, text: str) -> str: ...
 
-    def chat(self, messages: Sequence[Message]) -> list[int]: ...
+    def chat(self, messages: Sequence[Message], template_args: TemplateArgs) -> list[int]: ...
+
+    def decode(self, token_ids: list[int]) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,14 @@ class PromptSettings:
     template: Path | None = None
     """A text file that names {question} once, instead of the style's own text."""
 
+    template_args: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """Arguments of the chat template, e.g. enable_thinking = false."""
+
     def __post_init__(self) -> None:
+        require(
+            self.style == "chat" or not self.template_args,
+            "prompt.template_args are a chat template's; set prompt.style to chat, or leave them out",
+        )
         require(self.shots >= 0, f"prompt.shots is {self.shots}; it must not be negative")
         require(
             (self.shots > 0) == (self.examples is not None),
@@ -59,9 +71,15 @@ class PromptSettings:
         )
 
 
+def recorded(prompt: dict[str, Any]) -> dict[str, Any]:
+    """`PromptSettings` as JSON, without what earlier versions lacked if it is not used: what they began goes on."""
+    return {name: value for name, value in prompt.items() if name != "template_args" or value}
+
+
 class Prompter:
     """Prompts of one problem set for one tokenizer. A completion should also end at any of the `stop` strings: with
-    examples before it, a base model goes on to ask itself the next question.
+    examples before it, a base model goes on to ask itself the next question. `notify` is told if a chat template shows
+    the examples otherwise than they are written.
 
     Raises:
         ConfigError: the template file cannot be read or used.
@@ -69,15 +87,24 @@ class Prompter:
         ModelError: style chat and a tokenizer without a chat template.
     """
 
-    def __init__(self, tokenizer: Encode, settings: PromptSettings, problem_set: ProblemSet) -> None:
+    def __init__(
+        self,
+        tokenizer: Encode,
+        settings: PromptSettings,
+        problem_set: ProblemSet,
+        notify: Notify = lambda notice: None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._chat = settings.style == "chat"
+        self._template_args = settings.template_args
         own = _chat_text(problem_set.grader) if self._chat else problem_set.template.text
         self._template = own if settings.template is None else _read(settings.template, self._chat)
         self._examples = _examples(settings)
         opening = self._template.partition("{question}")[0].strip()
         self.stop = (STEP_SEPARATOR + opening,) if self._examples and opening and not self._chat else ()
-        self(Problem("", "", ""))  # a tokenizer without a chat template is found out here
+        asked = self(Problem("", "", ""))  # a tokenizer without a chat template is found out here
+        if self._chat and self._examples:
+            self._tell_of_changes(asked, notify)
 
     def __call__(self, problem: Problem) -> list[int]:
         """Tokens that ask `problem`.
@@ -97,14 +124,25 @@ class Prompter:
                 for example in self._examples
                 for message in (_message("user", self._render(example)), _message("assistant", example.solution or ""))
             ]
-            return self._tokenizer.chat([*messages, _message("user", self._render(problem))])
+            return self._tokenizer.chat([*messages, _message("user", self._render(problem))], self._template_args)
         return self._tokenizer.begin("".join([*map(self._solved, self._examples), self._plain(problem)]))
 
     def instruct(self, text: str) -> list[int]:
         """Tokens of a prompt that is `text` alone, in the style of the others and without their examples."""
         if self._chat:
-            return self._tokenizer.chat([_message("user", text.strip())])
+            return self._tokenizer.chat([_message("user", text.strip())], self._template_args)
         return self._tokenizer.begin(self._tokenizer.escape(text))
+
+    def _tell_of_changes(self, asked: list[int], notify: Notify) -> None:
+        """Templates rewrite earlier turns of the assistant: Qwen3's takes out what is between think tags."""
+        shown = " ".join(self._tokenizer.decode(asked).split())
+        changed = [one for one in self._examples if " ".join((one.solution or "").split()) not in shown]
+        if changed:
+            notify(
+                f"warning: the chat template shows {len(changed)} of {len(self._examples)} worked examples otherwise "
+                f"than they are written, {changed[0].id!r} for one (many take out <think>...</think>); "
+                "use prompt.style plain, or examples that it leaves alone"
+            )
 
     def _solved(self, example: Problem) -> str:
         return f"{self._plain(example)}{self._tokenizer.escape(example.solution or '')}{STEP_SEPARATOR}"

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from treeopo.errors import ProblemError, require
+from treeopo.ports import Notify
 from treeopo.problems.prompting import Encode, Prompter, PromptSettings
 from treeopo.problems.spec import load_problem_set
 
@@ -36,15 +37,17 @@ class SolutionSettings:
         )
 
 
-def worked_solutions(settings: SolutionSettings, tokenizer: EncodeWithEnd) -> list[tuple[list[int], list[int]]]:
-    """(prompt, solution with the end of text) of every problem that has a worked solution.
+def worked_solutions(
+    settings: SolutionSettings, tokenizer: EncodeWithEnd, notify: Notify = lambda notice: None
+) -> list[tuple[list[int], list[int]]]:
+    """(prompt, solution with the end of text) of every problem that has a worked solution; `notify` as in `Prompter`.
 
     Raises:
         ProblemError: the set cannot be read, or no problem of it has one.
     """
     assert settings.problems is not None
     problem_set = load_problem_set(settings.problems, settings.limit)
-    prompter = Prompter(tokenizer, settings.prompt, problem_set)
+    prompter = Prompter(tokenizer, settings.prompt, problem_set, notify)
     pairs = [
         (prompter(problem), [*tokenizer.encode(problem.solution), tokenizer.eos_token_id])
         for problem in problem_set

@@ -15,6 +15,7 @@ function is of your own and yields rows (`treeopo.problems.functions`). What a n
 but that a file of that very name comes before a function.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,6 +92,28 @@ def load_problem_set(
 def difficulty_of(spec: str) -> Difficulty:
     """The difficulty of staged-arithmetic that a spec names; easy for any other problem set."""
     return Difficulty.SPARSE if Difficulty.SPARSE in _sliced(spec).name.split(":") else Difficulty.EASY
+
+
+def absolute_spec(spec: str, directory: Path) -> str:
+    """`spec` with a file's path in it as seen from `directory`; other problem sets are the same everywhere."""
+    if not _is_of_file(spec):
+        return spec
+    return os.path.join(directory, os.path.expanduser(spec))
+
+
+def is_missing(spec: str) -> bool:
+    """Whether `spec` is of a file and there is none."""
+    name = _sliced(spec).name
+    try:
+        return _is_of_file(spec) and not find_files(name) and not find_files(name.partition("?")[0])
+    except StoreError:
+        return False  # there, but not to be read: that is said when it is
+
+
+def _is_of_file(spec: str) -> bool:
+    rest = _sliced(spec).name
+    name = rest.partition(":")[0]
+    return name != staged_arithmetic.NAME and name not in PUBLISHED and not _is_function(rest)
 
 
 def _sliced(spec: str) -> _Slice:

@@ -13,7 +13,7 @@ from treeopo.config import TrainConfig
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ProblemError, RunError
 from treeopo.methods import Batches, find_method
-from treeopo.ports import Generate, Grade, ScoreTokens
+from treeopo.ports import Generate, Grade, Notify, ScoreTokens
 from treeopo.problems.graders import load_grader
 from treeopo.problems.prompting import STOP_KEY
 from treeopo.problems.settings import GRADER_KEY
@@ -63,14 +63,16 @@ class TrainingData:
     memory: OutcomeMemory | None = None
 
 
-def training_data(config: TrainConfig, store: TreeStore | None, tokenizer: ModelTokenizer) -> TrainingData:
+def training_data(
+    config: TrainConfig, store: TreeStore | None, tokenizer: ModelTokenizer, notify: Notify = lambda notice: None
+) -> TrainingData:
     """What `config.method` learns from; `store` is None where `solutions.problems` is learned from.
 
     Raises:
         InputError: the store or the problem set lacks what the method needs.
     """
     if store is None:
-        return _own_solutions(config, tokenizer)
+        return _own_solutions(config, tokenizer, notify)
     batches = find_method(config.method).batches
     match batches:
         case Batches.ROLLOUTS:
@@ -176,8 +178,8 @@ def _solved_traces(config: TrainConfig, store: TreeStore, tokenizer: ModelTokeni
     )
 
 
-def _own_solutions(config: TrainConfig, tokenizer: ModelTokenizer) -> TrainingData:
-    pairs = worked_solutions(config.solutions, tokenizer)
+def _own_solutions(config: TrainConfig, tokenizer: ModelTokenizer, notify: Notify) -> TrainingData:
+    pairs = worked_solutions(config.solutions, tokenizer, notify)
     rows = [
         Solution(np.array(prompt, np.int32), np.array(solution, np.int32))
         for prompt, solution in pairs

@@ -1,5 +1,6 @@
 """What adapter_config.json says, read without torch: over which base, and whether engines can use it beside that."""
 
+import codecs
 import json
 import re
 from pathlib import Path
@@ -35,8 +36,13 @@ def read_config(adapter: Path) -> dict[str, Any]:
     Raises:
         ModelError: it is not a JSON object.
     """
+    content = (adapter / CONFIG).read_bytes()
+    if content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ModelError(
+            f"{adapter}/{CONFIG}: begins with a byte order mark, which PEFT refuses; save it as UTF-8 without one"
+        )
     try:
-        config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(content)
     except ValueError:
         config = None
     if not isinstance(config, dict):
@@ -45,8 +51,8 @@ def read_config(adapter: Path) -> dict[str, Any]:
 
 
 def base_of(adapter: Path, given: str | None = None, student: str | None = None) -> tuple[str, str]:
-    """The base that `adapter` goes over, as (what to load it from, what to call it): `given`, or what it names itself,
-    or, if that is not there any more, the directory `student` of its run.
+    """The base that `adapter` goes over, as (what to load it from, what to call it): `given`, or the directory
+    `student` of its run, or what it names itself.
 
     A `revision` beside the name is honoured: loaded is the directory of the hub's cache that holds it, and any other
     revision would be another model.
@@ -61,6 +67,8 @@ def base_of(adapter: Path, given: str | None = None, student: str | None = None)
         raise ModelError(f"{adapter}/{CONFIG} names no base model ({key}); {otherwise}")
     if not isinstance(named, str):
         raise ModelError(f"{adapter}/{CONFIG}: {key} is {shortened(repr(named), 60)}, and must be text; {otherwise}")
+    if given is None and student is not None and Path(student).is_absolute() and Path(student).is_dir():
+        return student, student  # it may have moved, and a relative name be another model here
     place = Path(named).expanduser()
     if (place / CONFIG).is_file():
         raise ModelError(
@@ -70,8 +78,6 @@ def base_of(adapter: Path, given: str | None = None, student: str | None = None)
     if place.is_dir():
         return str(place), named
     if not _HUB_NAME.fullmatch(named):
-        if given is None and student is not None and Path(student).is_dir():
-            return student, student
         source = "--base" if given else f"{adapter}/{CONFIG}: {key}"
         seen_from = "" if place.is_absolute() else f" seen from {Path.cwd()}"
         raise ModelError(f"{source} is {named!r}, and there is no such directory{seen_from}; {otherwise}")

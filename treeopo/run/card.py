@@ -45,7 +45,7 @@ def model_card(run: RunDirectory, base: str, library: str) -> str:
         pipeline_tag="text-generation",
         tags=["treeopo", method.name, "lora", "reinforcement-learning", "reasoning"],
     )
-    record = json.loads((run.path / "config.json").read_text(encoding="utf-8"))
+    record = json.loads((run.path / "config.json").read_bytes())
     return f"""---
 {metadata.to_yaml()}
 ---

@@ -235,6 +235,7 @@ class TrainingLoop:
             metrics |= self.grader.take_counts()
             self.spent.update({name: metrics[name] for name in _SPENT})
             metrics |= {f"{name}_so_far": float(self.spent[name]) for name in _SPENT}
+        self.run.check_owner()
         self.trackers.steps.write(version, metrics)
         if self.kept is not None:
             self.kept.commit(version)

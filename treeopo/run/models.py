@@ -14,12 +14,17 @@ from treeopo.problems.spec import difficulty_of
 from treeopo.records import WeightFormat
 from treeopo.run.adapter_files import CONFIG, base_of, room_for
 from treeopo.run.directory import RunDirectory
+from treeopo.run.settled import check_places
 
 if TYPE_CHECKING:
     from treeopo.tiny import TinyModels
 
 BASE = "base"
 """As `--against base`: the model under the adapter that is evaluated."""
+
+
+_DEPTH = 3
+"""Directories between a run and an adapter in it: RUN/checkpoints/step-N/adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +56,15 @@ def resolve(name: str, base: str | None = None) -> ModelRef:
     Raises:
         RunError: a run without a checkpoint. ModelError: an adapter that does not name its base, or one not to be had.
     """
-    path, student = Path(name), None
-    if RunDirectory.is_at(path):
+    path, student = Path(name).expanduser(), None
+    of_a_run = path.absolute().parents[:_DEPTH] if (path / CONFIG).is_file() else ()
+    if home := next((each for each in (path, *of_a_run) if RunDirectory.is_at(each)), None):
+        config = RunDirectory.open(home).config
+        student = config.student
+        if base is None:
+            check_places(config, home, frozenset({"student"}))
+    if home == path:
         run = RunDirectory.open(path)
-        student = run.config.student
         checkpoint = Checkpoints(run.checkpoints, run.config.checkpoints_kept).latest()
         if not run.is_complete and checkpoint is None:
             raise RunError(f"{path}: the run has no checkpoint yet; let it reach one, or evaluate its student")

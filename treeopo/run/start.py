@@ -3,6 +3,7 @@
 learner ─▶ trackers ─▶ rollouts on disk ─▶ teacher that scores, if any ─▶ engine, if any ─▶ grader ─▶ TrainingLoop
 """
 
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a run is about, checked: student and teacher by name, what they learn from and are evaluated on. grader is
+    """What a run is about, checked: student and teacher by name, what they learn from and are evaluated on. identity
+    tells, by what it is, whether a run goes on with the store and tokenizer that it began with. grader is
     the name of the one that grades rollouts; teacher is None where the method needs none, store where it learns from a
     problem set.
     """
@@ -44,6 +46,7 @@ class Inputs:
     student: str
     teacher: str | None
     tokenizer: ModelTokenizer
+    identity: Mapping[str, str]
     store: TreeStore | None
     data: TrainingData
     grader: str

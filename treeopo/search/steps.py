@@ -37,10 +37,12 @@ class StepSplitter:
 
         A step ends with the token in which the separator's text completes, and the next separator is looked for after
         that token: nothing is tokenised again, so the ids of a prefix are exactly those the teacher saw. A token that
-        brings more than the separator ("\\n\\n\\n", or "\\n\\nSo") belongs to the step that it ends.
+        brings more than the separator ("\\n\\n\\n", or "\\n\\nSo") belongs to the step that it ends. Separators and
+        white space alone are no step: they belong to the one before them, or where a completion begins with them to the
+        one after.
         """
         ends: list[int] = []
-        start = 0
+        start, length = 0, len(token_ids_T)
         for end, token in enumerate(token_ids_T, 1):
             if not self._can_end_a_step(token):
                 continue
@@ -49,9 +51,16 @@ class StepSplitter:
                 continue
             if self._answer_mark and self._answer_mark in step:
                 return Steps(ends, end, answered=True)
-            ends.append(end)
             start = end
-        return Steps(ends, len(token_ids_T), answered=False)
+            if ends and self.is_blank(step):
+                ends[-1] = end
+            elif end == length or not self.is_blank(step):
+                ends.append(end)
+        return Steps(ends, length, answered=False)
+
+    def is_blank(self, text: str) -> bool:
+        """Whether a text holds separators and white space alone."""
+        return not text.replace(self._separator, "").strip()
 
     def _can_end_a_step(self, token: int) -> bool:
         """The separator completes only in a token that holds its last character, or a part of it."""

@@ -15,6 +15,9 @@ from treeopo.search.steps import StepSplitter
 from treeopo.search.tree import decode_text
 from treeopo.seeds import derive_seed
 
+_BLANKS = 4
+"""How often a teacher that writes blank lines alone is asked to go on before they count as a step."""
+
 
 class Reply(NamedTuple):
     """The teacher's completion up to its final answer; `room`: tokens its solution had left when it was asked."""
@@ -47,6 +50,8 @@ class SearchTeacher:
     async def ask(self, prefix_ids: list[int], seed: int, *, one_step: bool) -> Reply:
         """Go on from a prefix by one step or by all that remains, and no further than its solution may go.
 
+        A step that begins with blank lines is asked for in as many requests: each one ends at a separator.
+
         Raises:
             EngineError: the engine refused or failed the request, or returned nothing.
         """
@@ -54,16 +59,31 @@ class SearchTeacher:
         room = settings.max_solution_tokens - (len(prefix_ids) - self.prompt_length)
         limit = min(settings.max_step_tokens, room) if one_step else room
         stop = (settings.separator,) if one_step else ()
-        request = Request(prefix_ids, limit, seed, settings.temperature, stop)
-        completion = await self.generate.generate(request)
-        if not len(completion.token_ids):
-            raise EngineError(f"the engine returned no token for a step of problem {self.problem.id!r}")
+        completion = await self._complete(Request(prefix_ids, limit, seed, settings.temperature, stop))
+        for blank in range(_BLANKS if one_step else 0):
+            if completion.finish_reason.is_cut or len(completion.token_ids) >= limit or not self._is_blank(completion):
+                break
+            begun = completion.token_ids.tolist()
+            own = derive_seed(seed, blank)
+            request = Request([*prefix_ids, *begun], limit - len(begun), own, settings.temperature, stop)
+            completion = _joined(completion, await self._complete(request))
         ends, end, answered = self.splitter.split(completion.token_ids.tolist())
         logprobs = completion.logprobs[:end]
         if settings.temperature != 1:
             logprobs = np.full_like(logprobs, np.nan)
         reason = FinishReason.STOP if answered else completion.finish_reason
         return Reply(completion.token_ids[:end], logprobs, ends, reason, room)
+
+    async def _complete(self, request: Request) -> Completion:
+        completion = await self.generate.generate(request)
+        if not len(completion.token_ids):
+            raise EngineError(f"the engine returned no token for a step of problem {self.problem.id!r}")
+        return completion
+
+    def _is_blank(self, completion: Completion) -> bool:
+        """Whether a completion stopped at a separator before it said anything."""
+        ids = completion.token_ids.tolist()
+        return ids[-1] != self.tokenize.eos_token_id and self.splitter.is_blank(self.tokenize.decode(ids))
 
     async def ask_with_action_prompt(
         self, action: PromptedAction, prefix_ids: list[int], shown_ids: list[int], seed: int
@@ -111,6 +131,17 @@ class SearchTeacher:
 
     def _text(self, token_ids: list[int]) -> str:
         return decode_text(token_ids, self.tokenize)
+
+
+def _joined(first: Completion, second: Completion) -> Completion:
+    """A completion and what goes on after it."""
+    return Completion(
+        token_ids=np.concatenate([first.token_ids, second.token_ids]),
+        logprobs=np.concatenate([first.logprobs, second.logprobs]),
+        versions=np.concatenate([first.versions, second.versions]),
+        text=first.text + second.text,
+        finish_reason=second.finish_reason,
+    )
 
 
 def _missing(text: str, separator: str) -> str:

@@ -135,8 +135,19 @@ class GrowingTree:
             token_ids=np.concatenate(self.token_ids_P),
             token_offsets=np.concatenate([[0], np.cumsum(lengths_P)]).astype(np.int64),
             teacher_logprobs=np.concatenate(self.logprobs_P),
-            texts=tuple(decode_text(ids.tolist(), tokenize) for ids in self.token_ids_P),
+            texts=self._texts(tokenize),
         )
+
+    def _texts(self, tokenize: Tokenize) -> tuple[str, ...]:
+        """Of every step, as it reads in its solution: a text of its own may lose the space that it begins with."""
+        texts, whole_P = list[str](), list[str]()
+        for node, ids in enumerate(self.token_ids_P):
+            before = "" if node == ROOT_NODE else whole_P[self.parent_P[node]]
+            whole_P.append(decode_text(self.prefix_ids(node), tokenize))
+            # A character whose bytes two steps share reads otherwise in the whole.
+            goes_on = whole_P[node].startswith(before)
+            texts.append(whole_P[node].removeprefix(before) if goes_on else decode_text(ids.tolist(), tokenize))
+        return tuple(texts)
 
     def _add(self, parent: int, depth: int, token_ids_T: IntArray, logprobs_T: FloatArray, action: Action) -> int:
         self.parent_P.append(parent)

@@ -16,9 +16,17 @@ Reward = Literal["recorded", "graded"]
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A solution that is no trace, and why, in words that go on from a number ("end without an answer")."""
+    """A solution that is no trace, and why, in words that go on from a number (3 "without an answer at the end")."""
 
     why: str
+
+
+class RowError(TreeDataError):
+    """A row is not what its format says; `row` is it."""
+
+    def __init__(self, where: str, reason: object, row: Any) -> None:
+        super().__init__(f"{where}: {reason}")
+        self.row = row
 
 
 Found = tuple[str, Trace | LeftOut]
@@ -27,13 +35,14 @@ Found = tuple[str, Trace | LeftOut]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A layout of files. `rewards`: where its rewards may come from, the default first. `fits` tells its rows by their
-    columns. `files`: those of a directory that hold traces.
+    """A layout of files. `title`: what it is called. `rewards`: where its rewards may come from, the default first.
+    `fits` tells its rows by their columns. `files`: those of a directory that hold traces.
 
-    `read` yields the traces of files, with no reward where none is recorded. It raises `TreeDataError`, naming the row.
+    `read` yields the traces of files, with no reward where none is recorded. It raises `RowError`, naming the row.
     """
 
     name: str
+    title: str
     rewards: tuple[Reward, ...]
     fits: Callable[[Mapping[str, Any]], bool]
     read: Callable[[Iterable[Path]], Iterator[Found]]
@@ -52,11 +61,11 @@ def by_row(traces: Callable[[Any, str], Iterable[Trace | LeftOut]]) -> Callable[
 
 
 def in_row(row: Any, where: str, traces: Callable[[Any, str], Iterable[Trace | LeftOut]]) -> Iterator[Trace | LeftOut]:
-    """What `traces` makes of a row, its complaints with the row's name; a layout that is known is named too."""
+    """What `traces` makes of a row, its complaints as a `RowError`."""
     try:
         yield from traces(row, where)
     except ValueError as error:
-        raise TreeDataError(f"{where}: {error}") from None
+        raise RowError(where, error, row) from None
 
 
 def field(row: Any, column: str, says: Callable[[Any], Any] = text_of) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from treeopo_storage.cells import ABSENT, cell, finite_float, shown, text_or_number
+from treeopo_storage.cells import ABSENT, cell, finite_float, shown, text_or_number, whole_characters
 from treeopo_storage.formats.base import Format, by_row, field, optional
 from treeopo_storage.traces import Trace
 
@@ -40,6 +40,7 @@ def steps_of(value: Any) -> tuple[str, ...]:
             raise ValueError(f"has {shown(step)} at index {index}; give texts alone")
         if not step:
             raise ValueError(f"has an empty text at index {index}; leave it out")
+        whole_characters(step)
     return tuple(value)
 
 
@@ -51,4 +52,4 @@ def _fits(row: Mapping[str, Any]) -> bool:
     return {"question", "answer", "steps"} <= set(row)
 
 
-TRACES = Format("traces", ("recorded", "graded"), _fits, by_row(_traces))
+TRACES = Format("traces", "treeopo", ("recorded", "graded"), _fits, by_row(_traces))
