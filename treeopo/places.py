@@ -75,7 +75,9 @@ def absolute(kind: Kind, place: Path | str, directory: Path | None = None) -> Pa
     directory = directory or Path.cwd()
     match kind:
         case Kind.PATH:
-            return directory / place if isinstance(place, Path) else place
+            if isinstance(place, Path):
+                return directory / place
+            return place if "://" in place else str(directory / place)
         case Kind.MODEL:
             return str(directory / place) if (directory / place).is_dir() else place
         case Kind.PROBLEMS:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,12 +38,13 @@ from zarr.storage import FsspecStore
 
 from tests.conftest import WORLD
 from tests.tiny_models import random_qwen2
-from treeopo.config import BuildConfig, TrainConfig, load_config
+from treeopo.config import BuildConfig, EvalConfig, TrainConfig, load_config
 from treeopo.engines.scripted import ScriptedEngine
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, RunError, TreeopoError
 from treeopo.jobs.build import build_store
+from treeopo.jobs.evaluate import evaluate
 from treeopo.jobs.train import train
 from treeopo.run.directory import RunDirectory
 from treeopo.run.models import resolve
@@ -339,3 +341,56 @@ def test_what_a_run_reads_beside_its_store_is_kept_absolute_too(at: Path) -> Non
     config = RunDirectory.create(load_config(TrainConfig, file=None, flags=flags)).config
     assert (config.evaluation.problems, config.student) == ("gsm8k:test[:3]", "org/no-directory")
     assert config.output == Path("run")
+
+
+def test_an_evaluation_goes_on_only_with_the_model_it_began_with_whatever_it_is_called_here(at: Path) -> None:
+    for name in ("a", "b"):
+        random_qwen2(at / name / "tiny")
+        (at / name / "p.jsonl").write_text('{"question": "1?", "answer": "#### 1"}\n')
+
+    async def start_engine(model: str, options: EngineOptions, adapters: Adapters | None) -> ScriptedEngine:
+        return ScriptedEngine(WORLD, ModelTokenizer(model))
+
+    def evaluated() -> None:
+        flags = {"model": "./tiny", "problems": ["p.jsonl"], "output": at / "out", "max_new_tokens": 8}
+        config = load_config(EvalConfig, file=None, flags=flags)
+        evaluate(config, lambda notice: None, lambda done, total: None, start_engine)
+
+    with contextlib.chdir("a"):
+        evaluated()
+        evaluated()
+    with contextlib.chdir("b"), pytest.raises(RunError, match="holds an evaluation with other settings"):
+        evaluated()
+    asked = json.loads((at / "out" / "evaluation.json").read_text())
+    assert (asked["model"], asked["problems"]) == (f"{at}/a/tiny", [f"{at}/a/p.jsonl"])
+    earlier = {**asked, "model": "./tiny", "problems": ["p.jsonl"]}
+    del earlier["weights"]
+    (at / "out" / "evaluation.json").write_text(json.dumps(earlier))
+    with contextlib.chdir("a"):
+        evaluated()
+
+
+def test_a_build_goes_on_only_with_the_teacher_and_the_problems_it_began_with(at: Path) -> None:
+    for name in ("a", "b"):
+        random_qwen2(at / name / "teacher")
+        (at / name / "p.jsonl").write_text('{"question": "1?", "answer": "#### 1"}\n')
+    flags = {"output": at / "t.zarr", "teacher": "teacher", "problems": "p.jsonl", "search.rollouts": 2}
+
+    async def start_engine(model: str, options: EngineOptions, adapters: Adapters | None) -> ScriptedEngine:
+        return ScriptedEngine(WORLD, ModelTokenizer(model))
+
+    def build() -> None:
+        config = load_config(BuildConfig, file=None, flags=flags)
+        build_store(config, lambda notice: None, lambda *progress: None, start_engine)
+
+    with contextlib.chdir("a"):
+        build()
+        build()
+    with contextlib.chdir("b"), pytest.raises(RunError, match="built with other settings"):
+        build()
+    meta = open_store("t.zarr").meta
+    assert (meta.teacher, meta.search["problems"]) == (f"{at}/a/teacher", f"{at}/a/p.jsonl")
+    with new_store("earlier.zarr", replace(meta, teacher="teacher", search={**meta.search, "problems": "p.jsonl"})):
+        flags["output"] = at / "earlier.zarr"
+    with contextlib.chdir("a"):
+        build()

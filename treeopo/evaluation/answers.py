@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
 from treeopo_storage.errors import FileFormatError
 from treeopo_storage.text_files import json_line, whole_lines
 
@@ -32,13 +33,16 @@ Done = dict[tuple[str, int], Graded]
 
 
 class Answers:
-    """Writes into `directory`, or nowhere if that is None; what an evaluation with equal `settings` left is kept.
+    """Writes into `directory`, or nowhere if that is None; what an evaluation with equal `settings` left is kept, or
+    with `earlier`, the same settings as earlier versions wrote them.
 
     Raises:
         RunError: the directory cannot be written, holds an evaluation with other settings, or is another process's.
     """
 
-    def __init__(self, directory: Path | None, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, directory: Path | None, settings: Mapping[str, Any], *, earlier: Mapping[str, Any] | None = None
+    ) -> None:
         self._directory = directory
         self._file: TextIO | None = None
         self._done: dict[tuple[str, str], Done] = {}
@@ -46,13 +50,15 @@ class Answers:
             return
         with ExitStack() as stack:
             self._owner = stack.enter_context(owning(directory))
-            self._file = stack.enter_context(self._open(directory, settings))
+            self._file = stack.enter_context(
+                self._open(directory, to_jsonable_python(settings), to_jsonable_python(earlier))
+            )
             self._stack = stack.pop_all()
 
-    def _open(self, directory: Path, settings: Mapping[str, Any]) -> TextIO:
+    def _open(self, directory: Path, settings: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> TextIO:
         """The file of completions, with the whole ones of a stopped evaluation in it."""
         try:
-            self._check(directory / "evaluation.json", json.dumps(settings, indent=2, sort_keys=True) + "\n")
+            self._check(directory / "evaluation.json", settings, earlier)
             path = directory / "completions.jsonl"
             lines = self._read(path)
             partial = path.with_suffix(".partial")
@@ -90,10 +96,10 @@ class Answers:
         if self._directory:
             (self._directory / "scores.json").write_bytes(_EVALUATIONS.dump_json(evaluations, indent=2) + b"\n")
 
-    def _check(self, path: Path, settings: str) -> None:
-        if path.exists() and _current(json.loads(path.read_text(encoding="utf-8"))) != json.loads(settings):
+    def _check(self, path: Path, settings: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> None:
+        if path.exists() and _current(json.loads(path.read_text(encoding="utf-8"))) not in (settings, earlier):
             raise RunError(f"{path.parent}: holds an evaluation with other settings; choose another --output")
-        path.write_text(settings, encoding="utf-8")
+        path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def _read(self, path: Path) -> list[str]:
         """The whole lines of a stopped evaluation; one torn by a crash is dropped.

@@ -17,6 +17,7 @@ from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import RunError
 from treeopo.inspect.find import overview
 from treeopo.inspect.tokens import missing_opening
+from treeopo.places import absolute, mapped
 from treeopo.ports import Notify
 from treeopo.problems.graders import open_grader
 from treeopo.problems.problem_set import ProblemSet
@@ -60,12 +61,12 @@ def build_store(
     tokenizer = ModelTokenizer(teacher, config.engine.trust_remote_code)
     prompter = Prompter(tokenizer, config.prompt, problem_set, notify)
     inputs = _Inputs(teacher, problem_set, tokenizer, prompter, ActionPrompts(config.search, prompter.instruct))
-    meta = _meta(config, inputs)
+    meta, earlier = _meta(config, inputs), _meta(config, inputs, as_typed=True)
     first = 0
     if store_exists(config.output):
         with open_writer(config.output) as writer:  # also refuses now, not after a minute, if another process writes
             first = writer.problem_count
-            if replace(writer.meta, vocabulary_size=meta.vocabulary_size) != meta:
+            if replace(writer.meta, vocabulary_size=meta.vocabulary_size) not in (meta, earlier):
                 raise RunError(f"{config.output}: built with other settings; use the same, or choose another --output")
         if warning := missing_opening(open_store(config.output), tokenizer):
             notify(warning)
@@ -75,8 +76,10 @@ def build_store(
     return overview(config.output)[1]
 
 
-def _meta(config: BuildConfig, inputs: _Inputs) -> StoreMeta:
-    """How the store is made; a build goes on only in a store that was made alike."""
+def _meta(config: BuildConfig, inputs: _Inputs, *, as_typed: bool = False) -> StoreMeta:
+    """How the store is made; a build goes on only in a store that was made alike. Places in it are absolute, for the
+    store is read elsewhere; earlier versions kept them as they were typed.
+    """
     search: dict[str, Any] = {
         **config.model_dump(mode="json", include={"search", "prompt", "seed"}),
         "problems": inputs.problem_set.spec,
@@ -86,10 +89,13 @@ def _meta(config: BuildConfig, inputs: _Inputs) -> StoreMeta:
     search["prompt"] = recorded(search["prompt"])
     if config.search.uses_action_prompts:
         search["action_prompts"] = dict(inputs.action_prompts.texts)
+    seen: dict[str, Any] = {"teacher": inputs.teacher, "search": search}
+    if not as_typed:
+        seen = mapped(seen, absolute)
     return StoreMeta(
         tokenizer_fingerprint=inputs.tokenizer.fingerprint,
-        teacher=inputs.teacher,
-        search=search,
+        teacher=seen["teacher"],
+        search=seen["search"],
         separator=config.search.separator,
         vocabulary_size=inputs.tokenizer.vocabulary_size,
     )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from treeopo_storage import StoreError, open_store
 
@@ -20,6 +21,7 @@ from treeopo.evaluation.accuracy import Graded, Question, Scores, complete_and_g
 from treeopo.evaluation.answers import Answers
 from treeopo.evaluation.comparison import Evaluation, compare_models
 from treeopo.inspect.tokens import missing_opening
+from treeopo.places import Kind, absolute, mapped
 from treeopo.ports import Engine, Notify
 from treeopo.problems.graders import open_grader
 from treeopo.problems.problem_set import ProblemSet
@@ -52,13 +54,7 @@ def evaluate(
     ]
     models = _models(config)
     check_servable(models, config.engine)
-    settings = config.model_dump(
-        mode="json", exclude={"output": True, "engine": True, "grading": {"workers", "memory_mib"}}
-    )
-    settings["prompt"] = recorded(settings["prompt"])
-    if config.base is None:
-        del settings["base"]  # evaluations that an earlier version began have no such setting
-    with Answers(config.output, settings) as answers:
+    with Answers(config.output, _question(config, models), earlier=_settings(config)) as answers:
         total = len(models) * sum(map(len, problem_sets)) * (1 + config.samples)
         done = count(answers.done_count + 1)
 
@@ -74,6 +70,21 @@ def evaluate(
         )
         answers.finish(evaluations)
     return evaluations
+
+
+def _question(config: EvalConfig, models: Sequence[ModelRef]) -> dict[str, Any]:
+    """What an evaluation asks, so that it goes on with that alone: places absolute, and which weights a run had."""
+    weights = [str(absolute(Kind.MODEL, str(model.adapter or model.base))) for model in models]
+    return {**mapped(_settings(config), absolute), "weights": weights}
+
+
+def _settings(config: EvalConfig) -> dict[str, Any]:
+    """The same as earlier versions kept it: places as they were typed."""
+    settings = config.model_dump(exclude={"output": True, "engine": True, "grading": {"workers", "memory_mib"}})
+    settings["prompt"] = recorded(settings["prompt"])
+    if config.base is None:
+        del settings["base"]  # evaluations that an earlier version began have no such setting
+    return settings
 
 
 def _models(config: EvalConfig) -> list[ModelRef]:
