@@ -166,12 +166,13 @@ def merge(
 def retokenize(store: StorePath, output: OutputStore, tokenizer: TokenizerName) -> None:
     """Make a store for a student with another tokenizer: every solution encoded anew."""
     from treeopo_storage import new_store, open_store
-    from treeopo_storage.retokenize import retokenize, retokenized_meta
+    from treeopo_storage.retokenize import retokenized_meta
 
     from treeopo.engines.tokenizer import ModelTokenizer
+    from treeopo.inspect.tokens import retokenized
 
     words, source = ModelTokenizer(tokenizer), open_store(store)
     lasting(output)
     with new_store(output, retokenized_meta(source.meta, words.fingerprint, words.vocabulary_size)) as writer:
-        done = retokenize(source, writer, words, words.eos_token_id)
-    typer.echo(f"{output}: {done}")
+        for told in retokenized(source, writer, words):
+            typer.echo(f"{output}: {told}")

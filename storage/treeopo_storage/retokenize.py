@@ -1,9 +1,9 @@
 """Token ids mean something under one tokenizer only: compare fingerprints, and re-tokenise when asked."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from treeopo_storage.errors import TokenizerMismatchError
 from treeopo_storage.joint import TreeTokenizer, changed_prefixes, encode_tree
@@ -41,16 +41,22 @@ def retokenized_meta(meta: StoreMeta, fingerprint: str, vocabulary_size: int | N
     return replace(meta, tokenizer_fingerprint=fingerprint, vocabulary_size=vocabulary_size)
 
 
-def retokenize(store: TreeStore, writer: TreeWriter, tokenize: TreeTokenizer, end_of_text: int) -> Retokenized:
+def retokenize(
+    store: TreeStore, writer: TreeWriter, tokenize: TreeTokenizer, end_of_text: int, ended_by: int | None = None
+) -> Retokenized:
     """Copy every problem, its solutions encoded anew as `treeopo_storage.joint` has it.
 
-    Teacher log-probabilities become NaN: they belong to other tokens. Imported traces end in `end_of_text`, as an
-    import has them; which ones of a searched tree ended by themselves is not known any more, and none does.
+    Teacher log-probabilities become NaN: they belong to other tokens. A solution that ended with the token `ended_by`
+    of the store's own tokenizer ends with `end_of_text`, and every imported one does; others were cut, or ended by
+    their answer.
     """
-    ending = [end_of_text] if store.meta.teacher == IMPORTED else []
+    imported = store.meta.teacher == IMPORTED
     prefixes = changed = moved = 0
     for start, stop in problem_blocks(store.structure().first_node):
-        done = [_retokenize(tree, tokenize, ending) for tree in store.problems(start, stop)]
+        done = []
+        for tree in store.problems(start, stop):
+            last = tree.token_ids[np.maximum(tree.token_offsets[1:] - 1, 0)]
+            done.append(_retokenize(tree, tokenize, tree.terminal & (imported | (last == ended_by)), end_of_text))
         writer.append([tree for tree, _ in done])
         for tree, moved_here in done:
             prefixes += tree.node_count
@@ -59,12 +65,13 @@ def retokenize(store: TreeStore, writer: TreeWriter, tokenize: TreeTokenizer, en
     return Retokenized(prefixes, changed, moved)
 
 
-def _retokenize(tree: ProblemTree, tokenize: TreeTokenizer, ending: Sequence[int]) -> tuple[ProblemTree, int]:
+def _retokenize(
+    tree: ProblemTree, tokenize: TreeTokenizer, ends_P: npt.NDArray[np.bool_], end_of_text: int
+) -> tuple[ProblemTree, int]:
     """The tree, and how many of its steps end otherwise."""
     joint = encode_tree(tree.question, tree.texts, tree.parent, tree.visits, tokenize)
     steps = [
-        np.append(step, np.array(ending, np.int32)) if terminal else step
-        for step, terminal in zip(joint.steps, tree.terminal, strict=True)
+        np.append(step, np.int32(end_of_text)) if ends else step for step, ends in zip(joint.steps, ends_P, strict=True)
     ]
     token_ids = np.concatenate(steps)
     made = replace(

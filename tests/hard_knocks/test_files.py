@@ -82,7 +82,7 @@ def test_an_adapter_s_description_with_a_mark_is_refused_by_name_for_peft_cannot
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_run_whose_settings_an_editor_saved_with_a_mark_opens(tmp_path: Path, encoding: str) -> None:
-    config = TrainConfig(store=tmp_path / "trees.zarr", output=tmp_path, student="tiny")
+    config = TrainConfig(store=tmp_path / "trees.zarr", output=tmp_path, student="org/tiny")
     RunDirectory.create(config).begin()
     path = tmp_path / "config.json"
     path.write_bytes(path.read_text(encoding="utf-8").replace("\n", "\r\n").encode(encoding))

@@ -9,7 +9,7 @@ import torch
 from peft import IA3Config, LoHaConfig, PeftModel, PromptTuningConfig, VeraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from tests.adapters import WEIGHTS, adapter_of, command, evaluated, load, logits, lora, of_peft
 from tests.tiny_models import byte_tokenizer, random_qwen2
@@ -119,7 +119,7 @@ def test_ends_that_are_one_weight_are_not_changed_in_a_running_engine(student: P
     if kind == "embedding among the tensors":  # as PEFT's save_embedding_layers leaves it
         tensors = load_file(adapter / WEIGHTS) | {"base_model.model.model.embed_tokens.weight": torch.zeros(257, 64)}
         save_file(tensors, adapter / WEIGHTS)
-    with pytest.raises(ModelError, match=r"one weight, .* treeopo export \S+adapter --merge DIR"):
+    with pytest.raises(ModelError, match=r"one weight.* treeopo export \S+adapter --merge DIR"):
         evaluated(adapter)
 
 
@@ -207,3 +207,42 @@ def test_a_base_that_the_learner_cannot_train_is_merged_all_the_same(tmp_path: P
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), wanted)
     with pytest.raises(ModelError, match="sets final_logit_softcapping"):
         load(base, adapter)
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mixture") / "base"
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "head_dim": 32, "vocab_size": 257}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    torch.manual_seed(0)
+    config = Qwen3MoeConfig(**shape, **heads, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
+    Qwen3MoeForCausalLM(config).save_pretrained(path)
+    byte_tokenizer().save_pretrained(path)
+    return path
+
+
+async def test_a_mixture_s_experts_stay_in_the_engine_as_it_loaded_them(mixture: Path, tmp_path: Path) -> None:
+    adapter = adapter_of(mixture, tmp_path / "adapter", lora())
+    command("export", adapter, "--merge", tmp_path / "merged")
+    exported = load_file(tmp_path / "merged/model.safetensors")
+    assert exported.keys() == load_file(mixture / "model.safetensors").keys()
+    engine = Recorder()
+    await serve(cast(Engine, engine), 1, resolve(str(adapter)))
+    load(mixture, adapter).save_merged(tmp_path / "policy.safetensors")
+    wanted = {name: tensor for name, tensor in exported.items() if ".experts." not in name}
+    assert len(wanted) < len(exported)
+    assert engine.weights[0].keys() == wanted.keys()
+    for name, tensor in [*engine.weights[0].items(), *load_file(tmp_path / "policy.safetensors").items()]:
+        assert torch.equal(tensor, wanted[name]), name
+
+
+@PEFT_SAYS_SO
+def test_an_adapter_on_experts_is_merged_and_not_served_or_trained(mixture: Path, tmp_path: Path) -> None:
+    on_experts = lora(target_modules=["q_proj"], target_parameters=["mlp.experts.down_proj"])
+    adapter, wanted = both(mixture, tmp_path / "adapter", on_experts)
+    assert command("export", adapter, "--merge", tmp_path / "merged")[0] == 0
+    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), wanted)
+    with pytest.raises(ModelError, match="changes the experts"):
+        evaluated(adapter)
+    with pytest.raises(ModelError, match="cannot be published"):
+        load(mixture, adapter)

@@ -32,7 +32,7 @@ VERDICTS = [
     ("72", "#### 720", False),
     ("72", "#### 7 2", False),
     ("72", "#### 72, 73", False),
-    ("72", "#### 72 or 73", True),  # as the official scorer: the first number stands; hedging gains nothing
+    ("72", "#### 72 or 73", False),  # a part of what was said
     ("73", "#### 72 or 73", False),
     ("72", "#### seventy-two", False),
     ("72", "####", False),
@@ -118,6 +118,7 @@ def official(gold: str, completion: str) -> bool:
 # What the official scorer calls right and this one does not: a revised answer, a part of something larger, several.
 STRICTER = [
     ("72", "#### 72, 73"),
+    ("72", "#### 72 or 73"),
     ("72", "#### 72\n\nQuestion: how many?\n\n#### 9"),
     ("1", "#### 1/2"),
     ("5", "#### 5-3"),
@@ -155,7 +156,7 @@ def test_eight_printed_forms_of_one_number_agree(n: int) -> None:
         assert grade(Problem("p", "?", gold), f"#### {n + 1}") == 0.0
 
 
-@given(st.fractions(max_denominator=10**6), st.sampled_from(["#### {}", "\\boxed{{{}}}", "so the answer is {}!"]))
+@given(st.fractions(max_denominator=10**6), st.sampled_from(["#### {}", "\\boxed{{{}}}", "so the answer is {}."]))
 def test_a_fraction_survives_every_convention(value: object, convention: str) -> None:
     assert grade(Problem("p", "?", str(value)), convention.format(value)) == 1.0
 

@@ -158,13 +158,13 @@ class ModelTokenizer:
 
         try:
             template = self.hf.get_chat_template()
-            for name in template_args:
-                if name in _TAKEN or not re.search(rf"\b{re.escape(name)}\b", template):
-                    raise ModelError(f"prompt.template_args: the model's chat template asks for no {name!r}")
-            options |= {"add_generation_prompt": True, **template_args}
-            return self.hf.apply_chat_template(list(messages), chat_template=template, **options)
+            unknown = [name for name in template_args if name in _TAKEN or name not in re.findall(r"\w+", template)]
+            if not unknown:
+                options |= {"add_generation_prompt": True, **template_args}
+                return self.hf.apply_chat_template(list(messages), chat_template=template, **options)
         except (ValueError, TemplateError) as error:
             raise ModelError(f"chat prompts: {str(error).splitlines()[0]}; use prompt.style plain") from None
+        raise ModelError(f"prompt.template_args: the model's chat template asks for no {unknown[0]!r}; leave it out")
 
     @cached_property
     def _special_ids(self) -> dict[str, int]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from treeopo_storage import ProblemTree, TreeStore
+from treeopo_storage import IMPORTED, ProblemTree, TreeStore, TreeWriter
 from treeopo_storage.joint import Encoded
-from treeopo_storage.retokenize import check_tokenizer
+from treeopo_storage.retokenize import check_tokenizer, retokenize
 from treeopo_storage.streaming import problem_blocks
 
 from treeopo.engines.tokenizer import ModelTokenizer
@@ -44,9 +44,9 @@ class CanonicalPrefixes:
         if self.share >= ENOUGH:
             return f"prefixes with the tokens that the tokenizer gives for their text: {self}"
         return (
-            f"warning: prefixes with the tokens that the tokenizer gives for their text: {self}; from the others the "
-            "student goes on behind tokens that it would not write. A searching teacher may have written them so; "
-            "steps encoded one by one, by an earlier version, should be made anew (docs/store.md, Tokenizers)"
+            f"warning: prefixes with the tokens that the tokenizer gives for their text: {self}; the student would not "
+            "write the others so. They are a searching teacher's own, or part from a solution that shares a step, or "
+            "an earlier version encoded steps one by one: make such a store anew (docs/store.md, Canonical prefixes)"
         )
 
 
@@ -104,13 +104,32 @@ def look(store: TreeStore, name: str | None) -> CanonicalPrefixes | None:
         tokenizer = ModelTokenizer(name)
         check_tokenizer(store.meta, tokenizer.fingerprint)
         return canonical_prefixes(store, tokenizer)
+    own = own_tokenizer(store)
+    return None if own is None else canonical_prefixes(store, own)
+
+
+def own_tokenizer(store: TreeStore) -> ModelTokenizer | None:
+    """The teacher's, if it is a directory here and still has the store's tokenizer."""
     if not Path(store.meta.teacher).is_dir():
         return None
     try:
         own = ModelTokenizer(store.meta.teacher)
     except (ModelError, ImportError):
         return None
-    return canonical_prefixes(store, own) if own.fingerprint == store.meta.tokenizer_fingerprint else None
+    return own if own.fingerprint == store.meta.tokenizer_fingerprint else None
+
+
+def retokenized(store: TreeStore, writer: TreeWriter, tokenizer: ModelTokenizer) -> Iterator[str]:
+    """Copy a store under another tokenizer; yields what there is to tell."""
+    own = own_tokenizer(store)
+    yield str(retokenize(store, writer, tokenizer, tokenizer.eos_token_id, None if own is None else own.eos_token_id))
+    if own is None and store.meta.teacher != IMPORTED:
+        yield (
+            f"the teacher {store.meta.teacher!r} is no directory here with the store's tokenizer: which solutions "
+            "ended by themselves is not known, and none ends with an end-of-text token"
+        )
+    if warning := _lost_chat(store):
+        yield warning
 
 
 def check_ids(store: TreeStore, vocabulary_size: int) -> None:
@@ -148,6 +167,17 @@ def missing_opening(store: TreeStore, tokenizer: ModelTokenizer) -> str | None:
         f"warning: {lacking} of {len(roots)} prompts looked at in the store do not begin with {names}, which this "
         "tokenizer puts before a text and an evaluation therefore too; make the store anew, or copy it by treeopo "
         "store retokenize"
+    )
+
+
+def _lost_chat(store: TreeStore) -> str | None:
+    """A warning for those who re-tokenise a store of chat prompts: their texts hold no special tokens."""
+    prompt = store.meta.search.get("prompt")
+    if not isinstance(prompt, dict) or prompt.get("style") != "chat":
+        return None
+    return (
+        "warning: the store's prompts are a chat template's, and their texts lack its special tokens: so will the "
+        "re-tokenised prompts; search with the student's own template, or with prompt.style plain"
     )
 
 

@@ -14,7 +14,7 @@ from shutil import rmtree
 from typing import TYPE_CHECKING
 
 from treeopo_storage import IMPORTED, EmptyStoreError, TreeStore, new_store, open_store
-from treeopo_storage.retokenize import check_tokenizer, retokenize, retokenized_meta
+from treeopo_storage.retokenize import check_tokenizer, retokenized_meta
 from treeopo_storage.summary import identity
 
 from treeopo import tasks
@@ -24,7 +24,7 @@ from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ModelError, RunError, require
 from treeopo.evaluation.periodic import read_best
 from treeopo.evaluation.settings import PeriodicSettings
-from treeopo.inspect.tokens import canonical_prefixes, check_ids, missing_opening
+from treeopo.inspect.tokens import canonical_prefixes, check_ids, missing_opening, retokenized
 from treeopo.jobs.export import export_merged
 from treeopo.methods import Need, find_method
 from treeopo.places import kind_of
@@ -282,6 +282,6 @@ def retokenized_copy(store: TreeStore, path: Path, tokenizer: ModelTokenizer, no
         rmtree(path, ignore_errors=True)
         meta = retokenized_meta(store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size)
         with new_store(path, meta) as writer:
-            done = retokenize(store, writer, tokenizer, tokenizer.eos_token_id)
-        notify(str(done))
+            for told in retokenized(store, writer, tokenizer):
+                notify(told)
     return open_store(path)

@@ -38,8 +38,8 @@ def check_servable(name: str, adapter: Path, trust_remote_code: bool = False) ->
     """Whether `adapter` fits the base `name`, of which the configuration alone is read, and an engine can take it.
 
     Raises:
-        ModelError: as for `load_adapter`, or the base cannot be read, or its embedding and head are one weight that the
-            adapter changes: an engine that runs does not carry that over from the one to the other (docs/vllm.md).
+        ModelError: as for `load_adapter`, or the base cannot be read, or the adapter changes what a running engine does
+            not take rightly (docs/vllm.md): an embedding and a head that are one weight, or a mixture's experts.
     """
     base = _without_weights(name, adapter, trust_remote_code)
     config = _read(adapter)
@@ -49,11 +49,19 @@ def check_servable(name: str, adapter: Path, trust_remote_code: bool = False) ->
         simplefilter("ignore")  # of PEFT, about what becomes of tied weights
         adapted = _load(base, name, adapter, config, meta=True).get_base_model()
     ends = adapted.get_input_embeddings(), adapted.get_output_embeddings()
-    if base.config.get_text_config().tie_word_embeddings and any(map(_is_changed, filter(None, ends))):
-        raise ModelError(
-            f"{adapter}: changes the embedding or the head of {name!r}, which are one weight, and no engine takes that "
-            f"while it runs; merge it first: treeopo export {adapter} --merge DIR, and then evaluate DIR"
-        )
+    tied = base.config.get_text_config().tie_word_embeddings and any(map(_is_changed, filter(None, ends)))
+    experts = any(isinstance(layer, BaseTunerLayer) and of_experts(path) for path, layer in adapted.named_modules())
+    for what, changed in (("embedding or the head, which are one weight", tied), ("experts", experts)):
+        if changed:
+            raise ModelError(
+                f"{adapter}: changes the {what}, of {name!r}, and no engine takes that while it runs; merge it first: "
+                f"treeopo export {adapter} --merge DIR, and then evaluate DIR"
+            )
+
+
+def of_experts(path: str) -> bool:
+    """Whether a module or parameter of this name is one of a mixture's experts."""
+    return "experts" in path.split(".")
 
 
 def _is_changed(module: nn.Module) -> bool:

@@ -1,8 +1,10 @@
 """Base and adapter multiplied out, whatever kind of adapter PEFT can merge: what `export` writes and `eval` serves."""
 
+import os
 from collections import Counter
 from functools import reduce
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
@@ -10,15 +12,20 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from treeopo.errors import ModelError, shortened
-from treeopo.learner.adapters import load_adapter
+from treeopo.learner.adapters import load_adapter, of_experts
 from treeopo.learner.policy import load_model
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """As safetensors name them; of others (quantised weights) nothing is merged."""
+
+
+_ONE_FILE = 2**60
+"""Bytes of a shard of weights: an engine takes one file."""
 
 
 def merged_model(name: str, adapter: Path, trust_remote_code: bool = False) -> Any:
@@ -78,6 +85,22 @@ def _tied_ends(adapted: PeftModel) -> tuple[Any, Any] | None:
         return None
     first, last = (end.get_base_layer() if isinstance(end, BaseTunerLayer) else end for end in ends)
     return (first, last) if first.weight is last.weight else None
+
+
+def save_for_engine(model: Any, path: Path) -> None:
+    """Write a merged model's weights for an engine that serves its base: one file, what `save_pretrained` writes but
+    for a mixture's experts, which `check_servable` has seen to be the base's.
+    """
+    with TemporaryDirectory(dir=path.parent) as beside:
+        model.save_pretrained(beside, max_shard_size=_ONE_FILE)
+        whole = Path(beside) / "model.safetensors"
+        with safe_open(whole, framework="pt") as tensors:
+            names = list(tensors.keys())
+            kept = [name for name in names if not of_experts(name)]
+            if len(kept) < len(names):
+                save_file({name: tensors.get_tensor(name) for name in kept}, path)
+                return
+        os.replace(whole, path)
 
 
 def weight_dtypes(name: str) -> dict[str, torch.dtype]:

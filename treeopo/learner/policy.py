@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from treeopo.errors import ModelError
-from treeopo.learner.adapters import load_adapter
+from treeopo.learner.adapters import load_adapter, of_experts
 from treeopo.learner.packed_attention import can_pack, pack_attention, packed_hidden_states, padded_hidden_states
 from treeopo.learner.packing import Packing
 from treeopo.learner.settings import LoraSettings
@@ -124,7 +124,8 @@ class LoraPolicy:
         """Write the policy's weights under their checkpoint names, adapted ones as W + (alpha/r) B A.
 
         Embeddings and the head are left out: no adapter touches them, so an engine that loaded the base has them, and
-        they are most of a small model. The file appears whole. Without a path nothing is written; of a sharded policy
+        they are most of a small model. So are a mixture's experts, which vLLM does not load twice rightly. The file
+        appears whole. Without a path nothing is written; of a sharded policy
         every process must call this, and one of them with a path.
         """
         merged: dict[str, Tensor] = {}
@@ -135,7 +136,7 @@ class LoraPolicy:
                 base = module.get_base_layer()
                 delta = module.get_delta_weight(module.active_adapters[0])
                 own = {"weight": (base.weight.float() + delta.float()).to(base.weight.dtype), "bias": base.bias}
-            elif isinstance(module, nn.Embedding) or module is self.head or _is_adapter(name):
+            elif isinstance(module, nn.Embedding) or module is self.head or of_experts(name) or _is_adapter(name):
                 own = {}
             else:
                 own = dict(module.named_parameters(recurse=False))
@@ -172,7 +173,7 @@ def _check_adapted(model: PeftModel, name: str) -> None:
     for path, module in model.named_modules():
         if not isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
             continue
-        if module is head or not isinstance(module, LoraLinear):
+        if module is head or of_experts(path) or not isinstance(module, LoraLinear):
             raise ModelError(f"an adapter on {path} of {name!r} cannot be published; name linear layers below the head")
         if module.lora_variant or any(module.lora_bias.values()):
             raise ModelError(f"the adapter on {path} of {name!r} is more than LoRA's A and B, and cannot be published")

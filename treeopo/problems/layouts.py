@@ -17,7 +17,7 @@ from treeopo_storage.cells import ABSENT, cell, is_number, shown, text_of, text_
 from treeopo.errors import ProblemError, described, shortened
 from treeopo.problems.answers import ANSWER_MARK
 from treeopo.problems.graders import DEFAULT_GRADER, GRADERS, load_grader
-from treeopo.problems.graders.number import strip_calculator
+from treeopo.problems.numbers import strip_calculator
 from treeopo.problems.problem_set import STEP_SEPARATOR
 from treeopo.problems.rows import Row
 from treeopo.records import Problem

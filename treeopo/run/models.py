@@ -26,9 +26,6 @@ BASE = "base"
 _DEPTH = 3
 """Directories between a run and an adapter in it: RUN/checkpoints/step-N/adapter."""
 
-_ONE_FILE = 2**60
-"""Bytes of a shard of weights; an engine takes one file."""
-
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
@@ -129,11 +126,11 @@ async def serve(engine: Engine, version: int, ref: ModelRef, trust_remote_code: 
         case WeightFormat.ADAPTER:
             await engine.publish(version, ref.adapter)
         case WeightFormat.MERGED:
-            from treeopo.learner.merge import merged_model
+            from treeopo.learner.merge import merged_model, save_for_engine
 
             with TemporaryDirectory() as directory:
-                model = merged_model(ref.base, ref.adapter, trust_remote_code)
-                model.save_pretrained(directory, max_shard_size=_ONE_FILE)
-                await engine.publish(version, Path(directory) / "model.safetensors")
+                weights = Path(directory) / "policy.safetensors"
+                save_for_engine(merged_model(ref.base, ref.adapter, trust_remote_code), weights)
+                await engine.publish(version, weights)
         case _:
             assert_never(engine.weight_format)

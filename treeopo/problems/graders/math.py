@@ -13,8 +13,11 @@ from functools import lru_cache
 from typing import Any
 
 from treeopo.errors import GraderError
-from treeopo.problems.answers import BOXED, boxed_at, claims, is_balanced, last_boxed, tail
+from treeopo.problems.answers import Boxed, claims, last_boxed, tail
 from treeopo.problems.graders.base import GradingTimeout
+from treeopo.problems.graders.closeness import are_close, are_one_number, ratio, told_apart
+from treeopo.problems.latex import claimed_latex, is_hexadecimal, normal, spelling
+from treeopo.problems.numbers import Exact, parse_number
 from treeopo.records import Problem
 
 MAX_ANSWER_CHARS = 512
@@ -24,8 +27,6 @@ Compare = Callable[[str, str], bool]
 
 _FORBIDDEN = {"os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "subprocess.Popen", "socket.connect"}
 _INTEGER = re.compile(r"[-+]?[0-9]{1,64}")
-_CLAIMED = re.compile(r"[\s:*]*(?:\$([^$]+)\$|\\\(([^$]+?)\\\)|([-+]?[0-9]+(?:\.[0-9]+)?(?:/[0-9]+)?)(?![0-9,/^*]))")
-_SPELLINGS = (("\\left", ""), ("\\right", ""), ("\\!", ""), ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), (" ", ""))
 
 
 class MathGrader:
@@ -37,10 +38,10 @@ class MathGrader:
         self._compare: Compare | None = None
 
     def parse_gold(self, text: str, *, worked: bool) -> str:
-        """What the last `\\boxed{}` holds, or (not worked, and no box) the whole text."""
+        """What the last `\\boxed{}` holds (several of one list: all), or (not worked, and no box) the whole text."""
         boxed = last_boxed(text)
-        gold = boxed if boxed is not None or worked else text
-        if not gold or not gold.strip():
+        gold = text if boxed is None and not worked else _one_answer(boxed) if boxed else ""
+        if not gold.strip():
             raise ValueError("does not end in " + ("a closed \\boxed{} with an answer" if worked else "an answer"))
         return gold.strip()
 
@@ -78,50 +79,49 @@ class MathGrader:
             raise GraderError(
                 "math-verify runs in processes of its own; grade through treeopo.problems.graders.open_grader"
             )
-        return float(self._compare(problem.answer, answer))
+        return float(self._compare(normal(problem.answer), normal(answer)))
 
 
 def math_answer(text: str) -> str | None:
     """The LaTeX of the last `\\boxed{}` or "answer is $...$" of a solution, whichever stands later.
 
-    A `\\boxed{` that is never closed is no answer, whatever stands before it. After "answer is" LaTeX between dollars
-    or `\\(...\\)`, or a bare number, is read; anything else is prose.
+    A `\\boxed{` that is never closed is no answer, whatever stands before it; nor is an "answer is" with LaTeX or
+    digits that cannot be read whole. Boxes of one list are one answer. "answer is" before words is prose.
     """
     text = tail(text)
-    boxed = text.rfind(BOXED)
-    for position, rest in claims(text):
-        if position < boxed:
-            break
-        found = _CLAIMED.match(rest)
-        latex = next(filter(None, found.groups()), "").strip() if found else ""
-        if latex and BOXED not in latex and is_balanced(latex):
-            return latex
-    content = None if boxed < 0 else boxed_at(text, boxed)
-    return content.strip() if content and content.strip() else None
+    boxed = last_boxed(text)
+    for claim in claims(text, boxed.position if boxed else 0):
+        latex = claimed_latex(claim)
+        if latex is not None:
+            return latex or None
+    return (_one_answer(boxed) or None) if boxed else None
+
+
+def _one_answer(boxed: Boxed) -> str:
+    """What boxes of one list hold, as one text; of those that hold one number in two spellings the last."""
+    distinct: dict[Exact | str, str] = {}
+    for content in boxed.contents:
+        number = parse_number(content)
+        distinct[spelling(content) if number is None else number] = content
+    return ", ".join(distinct.values())
 
 
 def quick_verdict(gold: str, answer: str) -> bool | None:
     """Whether the answer is right, where its spelling alone tells; None where it takes algebra."""
     if len(answer) > MAX_ANSWER_CHARS:
         return False
-    gold, answer = _spelling(gold), _spelling(answer)
+    gold, answer = spelling(gold), spelling(answer)
     if gold == answer:
         return True
     if _INTEGER.fullmatch(gold) and _INTEGER.fullmatch(answer):
         return int(gold) == int(answer)
-    return None
+    return False if is_hexadecimal(answer) else None
 
 
 def spelled_answer(text: str) -> str:
     """`math_answer` in one spelling of the LaTeX that differs only in looks; empty where there is none."""
     answer = math_answer(text)
-    return "" if answer is None else _spelling(answer[:MAX_ANSWER_CHARS])
-
-
-def _spelling(latex: str) -> str:
-    for one, other in _SPELLINGS:
-        latex = latex.replace(one, other)
-    return latex.strip("$.\n")
+    return "" if answer is None else spelling(answer[:MAX_ANSWER_CHARS])
 
 
 def math_verify(alarm_seconds: int) -> Compare:
@@ -152,10 +152,20 @@ def math_verify(alarm_seconds: int) -> Compare:
         except Exception:  # noqa: BLE001  sympy raises whatever it likes on LaTeX that makes no sense
             return False
 
+    def told(gold: str, answer: str) -> bool:
+        terms, others = ratio(gold), ratio(answer)
+        if terms is not None and others is not None:
+            return len(terms) == len(others) and all(map(told, terms, others))
+        if told_apart(gold, answer) or are_one_number(gold, answer):
+            return are_one_number(gold, answer)
+        answers = read(answer)
+        return any(
+            equal(one, other) and are_close(one, other, gold, answer) for one in read_gold(gold) for other in answers
+        )
+
     def compare(gold: str, answer: str) -> bool:
         try:
-            answers = read(answer)
-            return any(equal(one, other) for one in read_gold(gold) for other in answers)
+            return told(gold, answer)
         except TimeoutException:
             raise GradingTimeout from None
         except MemoryError:

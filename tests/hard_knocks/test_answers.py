@@ -1,0 +1,294 @@
+"""What a solution states as its answer, and what is only a part of it: numbers, boxes, statements, golds."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from treeopo.problems.graders import OpenGrader, open_grader
+from treeopo.problems.graders.math import MathGrader, math_answer
+from treeopo.problems.graders.number import final_answer, parse_number
+from treeopo.problems.settings import GradingSettings
+from treeopo.records import Problem
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def grader() -> AsyncIterator[OpenGrader]:
+    async with open_grader("math", GradingSettings(workers=1, deadline_seconds=60)) as opened:
+        yield opened
+
+
+# (after "The answer is", read by `math`, read by `number`); None: no answer.
+# huggingface/Math-Verify#60, hendrycks/math#23, EleutherAI/lm-evaluation-harness#3477
+STATEMENTS = [
+    (r"6\sqrt{7}", r"6\sqrt{7}", None),
+    (r"9\pi", r"9\pi", None),
+    ("4:7", "4:7", None),
+    ("2 + 9i", "2 + 9i", None),
+    ("4n+3", "4n+3", None),
+    ("8-y", "8-y", None),
+    ("6n", "6n", None),
+    ("7!", "7!", None),
+    ("61_7", "61_7", None),
+    ("9:45", "9:45", None),
+    ("2^{11}", "2^{11}", None),
+    ("0x1F", "0x1F", None),
+    ("2_500", "2_500", None),
+    ("2.6M", "2.6M", None),
+    ("3 million", None, None),
+    ("0.666...", None, None),
+    ("6√2", "6√2", None),
+    (r"1 \le y \le 6", r"1 \le y \le 6", None),
+    ("9 - 5 = 4", "9 - 5 = 4", None),
+    ("6 or 8.", "6, 8", None),
+    ("6, 8 and 9", "6, 8, 9", None),
+    ("$6$ and $8$", "6,8", None),
+    (r"\(6\) or \(8\)", "6,8", None),
+    ("$4$:$7$", "4:7", None),
+    ("$y = 6$ and $z = 8$", "y = 6,z = 8", None),
+    (r"$6$\%", r"6\%", 6),
+    (r"6\%", r"6\%", 6),
+    ("3e4", "3e4", 30_000),
+    (r"2 \frac{1}{4}", "2 1/4", parse_number("9/4")),
+    ("2{,}500", "2,500", 2500),
+    ("2 500 000", "2 500 000", 2_500_000),
+    ("2,500", "2,500", 2500),
+    ("63, in all", "63", 63),
+    ("63 eggs", "63", 63),
+    ("63 a week", "63", 63),
+    ("63cm", "63", 63),
+    ("63.", "63", 63),
+    ("(63)", "63", 63),
+    ("**63**", "63", 63),
+    (r"\[63\]", "63", 63),
+    (r"\$63$", "63", 63),
+    ("$63 a week", "63", 63),
+    ("63<|im_end|>", "63", 63),
+    ("not clear to me", None, None),
+]
+
+
+@pytest.mark.parametrize(("said", "latex", "number"), STATEMENTS)
+def test_a_statement_is_read_whole_or_not_at_all(said: str, latex: str | None, number: object) -> None:
+    assert math_answer(f"The answer is {said}") == latex
+    assert final_answer(f"The answer is {said}") == number
+
+
+@pytest.mark.parametrize(("said", "_", "number"), STATEMENTS)
+@pytest.mark.parametrize("convention", ["#### {}", "\\boxed{{{}}}"])
+def test_a_mark_and_a_box_hold_a_number_alone_or_none(said: str, _: object, number: object, convention: str) -> None:
+    assert final_answer(convention.format(said)) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\sqrt{49}",
+        "f(7)",
+        "x - 7",
+        r"\pi/7",
+        "x > 7",
+        "y^7",
+        "not 7",
+        "negative 7",
+        r"\log 7",
+        "7 plus 2",
+        "5 7",
+        "x7",
+    ],
+)
+def test_the_only_number_of_a_line_is_read_only_where_nothing_before_it_belongs_to_it(text: str) -> None:
+    assert parse_number(text) is None
+
+
+@pytest.mark.parametrize("text", ["so she has 7 hens", "x = 7", "Total: 7", "US$7", "about 7", "**7**", "#7"])
+def test_words_and_signs_around_the_only_number_of_a_line_leave_it_as_it_is(text: str) -> None:
+    assert parse_number(text) == 7
+
+
+# jundot/omlx#3484, THUDM/slime#543 and #2150, lm-evaluation-harness#3643, stanford-crfm/helm#4337, Math-Verify#76
+@pytest.mark.parametrize(
+    "after",
+    [
+        r" It stands in \boxed{} as asked.",
+        r" Written as \boxed{...}, as asked.",
+        r" (The format is \boxed{\ldots}.)",
+        r" I used \boxed to show it.",
+        r" That is the `\boxed{answer}` you wanted.",
+        r" \boxed{\text{your answer}}",
+        r" \fbox{ }",
+    ],
+)
+def test_a_box_that_says_nothing_does_not_erase_the_answer_before_it(after: str) -> None:
+    text = r"Hence \boxed{63}." + after
+    assert (math_answer(text), final_answer(text)) == ("63", 63)
+
+
+def test_a_mark_that_is_only_spoken_of_does_not_erase_the_answer_before_it() -> None:
+    assert final_answer("#### 63\nI put it after #### as you asked.") == 63
+    assert final_answer("#### 63\n\n####") == 63
+    assert final_answer("#### 63\n#### sixty-four") is None  # an answer, only not one that is read
+
+
+def test_a_box_that_is_never_closed_is_an_answer_that_cannot_be_read() -> None:
+    assert math_answer(r"\boxed{63} and \boxed{64") is None
+
+
+# huggingface/Math-Verify#47, lm-evaluation-harness#3652, #3644, #3785, NVIDIA-NeMo/Skills#41
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        (r"\boxed{2}, \boxed{6} and \boxed{9}", "2, 6, 9"),
+        (r"$\boxed{2}$ or $\boxed{6}$.", "2, 6"),
+        (r"\(\boxed{2}\); \(\boxed{6}\)", "2, 6"),
+        (r"\boxed{x=2}\text{ or }\boxed{x=-6}", "x=2, x=-6"),
+        (r"\boxed{2 \frac{1}{4}}, or \boxed{\frac{9}{4}}", r"\frac{9}{4}"),  # one number, twice
+        (r"\boxed{2} \boxed{6}", "6"),
+        (r"\boxed{2}. No: \boxed{6}", "6"),
+        (r"First \boxed{2}, then \boxed{6}", "6"),
+        (r"\boxed{06}, that is \boxed{6}", "6"),
+        (r"\boxed{2, \boxed{6}}", "2, 6"),
+    ],
+)
+def test_boxes_of_one_list_are_one_answer_and_others_are_answers_of_which_the_last_counts(
+    text: str, latex: str
+) -> None:
+    assert math_answer(text) == latex
+    assert MathGrader().parse_gold(text, worked=True) == latex
+    number = parse_number(latex)
+    assert final_answer(text) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "**Final Answer: 63**",
+        "**Answer:** 63.",
+        "Final answer: $63$",
+        "The answer: 63",
+        "ANSWER: 63",
+        "**Final Answer:**\n\n63",
+        "**Final Answer**\n\n$\\boxed{63}$",
+        "The answers are: $63$.",
+        "The final answer is:\n\n\\[\n63\n\\]",
+        r"\fbox{63}",
+    ],
+)
+def test_the_ways_chat_models_end_in_are_statements_in_both_families(text: str) -> None:
+    assert (math_answer(text), final_answer(text)) == ("63", 63)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Answer:\n\n63 eggs are laid a day.",  # the head of a solution, not its end
+        "Answer: 63 eggs and 5 more",
+        "We may check our answer: 9 * 7 = 63",
+        "the answer isn't 63",
+    ],
+)
+def test_the_head_of_a_solution_and_prose_are_no_statements(text: str) -> None:
+    assert math_answer(f"\\boxed{{7}}\n{text}") == "7"
+    assert final_answer(f"#### 7\n{text}") == 7
+
+
+# huggingface/Math-Verify#14, #41, #60, #82, hendrycks/math#23
+FALSE_POSITIVES = [
+    (r"\frac{1}{3^{80}}", r"\frac{1}{3^{79}}"),
+    (r"\frac{1}{1900!}", r"\frac{1}{1902!}"),
+    (r"\frac{x}{10^{22}}+y", r"\frac{x}{10^{23}}+y"),
+    (r"(\frac{1}{3^{80}}, 2)", r"(\frac{1}{3^{79}}, 2)"),
+    (r"\{2, \frac{1}{3^{80}}\}", r"\{\frac{1}{3^{79}}, 2\}"),
+    (r"[0, 10^{-21}]", r"[0, 10^{-22}]"),
+    ("x > 10^{-21}", "x > 10^{-22}"),
+    ("y = 10^{-21} x", "y = 10^{-22} x"),
+    (r"\begin{pmatrix} 10^{-21} \\\\ 3 \end{pmatrix}", r"\begin{pmatrix} 10^{-22} \\\\ 3 \end{pmatrix}"),
+    (r"\sqrt{10^{44}+1}", "10^{22}"),
+    ("0.0000003", "0.0000004"),
+    ("3e-7", "4e-7"),
+    ("0.7654321", "0.7654322"),
+    ("10^{-8}", "0"),
+    ("0", "0.0000001"),
+    (r"8\text{ cm}", r"8\text{ m}"),
+    ("8 cm", "8 kg"),
+    (r"8\text{ cm}^2", r"8\text{ cm}^3"),
+    (r"\$8", r"8\text{ cents}"),
+    (r"60^\circ", r"60\text{ radians}"),
+    ("61_7", "61_9"),
+    ("61_7", "61"),
+    ("61", "61_7"),
+    ("2A_{16}", "2A_{12}"),
+    ("2:3", "4:6"),
+    ("2:3", r"\frac{2}{3}"),
+    ("9:00", "9"),
+    ("0:45", "0"),
+    ("7", ".7"),  # the spelling: a leading point was taken for a full stop
+    ("63", "6 3"),
+    (r"\frac{31}{2}", "3 1/2"),
+    ("31/2", "3 1/2"),
+    ("0", "0x2F"),
+    ("n=3,4,5", "n=2,3,4"),
+    (r"\pm 1999", "1999"),
+]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(("gold", "answer"), FALSE_POSITIVES)
+async def test_what_is_close_to_right_is_wrong(grader: OpenGrader, gold: str, answer: str) -> None:
+    assert await grader(Problem("p", "?", gold), f"\\boxed{{{answer}}}") == 0.0
+    assert await grader(Problem("p", "?", gold), f"\\boxed{{{gold}}}") == 1.0
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        (r"\frac{1}{3^{80}}", "3^{-80}"),
+        (r"\frac{1}{1900!}", r"\frac{1901}{1901!}"),
+        (r"\frac{1}{3}", "0.333333"),
+        ("0.333333", "0.3333333"),
+        (r"\pi", "3.141593"),
+        (r"\sqrt2+\sqrt3", r"\sqrt{5+2\sqrt6}"),
+        (r"8\text{ cm}", r"8\text{ centimeters}"),
+        (r"8\text{ cm}^2", r"8\text{ square centimeters}"),
+        (r"8\text{ cm}", "8"),
+        (r"\$8", r"8\text{ dollars}"),
+        (r"8\text{ cows}", r"8\text{ animals}"),  # no units known by name: left to math-verify
+        ("61_7", "61_{7}"),
+        ("61_7", r"61_{\text{seven}}"),
+        ("2:3", "2 : 3"),
+        (r"\frac{2}{5}", r"40\%"),
+        ("40", r"40\%"),
+        (r"\frac{7}{2}", "3 1/2"),
+        ("3.5", r"3 \frac{1}{2}"),
+        ("0.0000003", "3e-7"),
+    ],
+)
+async def test_what_is_equal_stays_equal(grader: OpenGrader, gold: str, answer: str) -> None:
+    assert await grader(Problem("p", "?", gold), f"\\boxed{{{answer}}}") == 1.0
+
+
+# sgl-project/sglang#29933, antirez/ds4#319
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    "written",
+    [
+        r"2\,500\,000",
+        "2 500 000",
+        "2,500,000",
+        "2{,}500{,}000",
+        r"2,\!500,\!000",
+        r"2\;500\;000",
+        r"2\ 500\ 000",
+        "2~500~000",
+        "2\N{THIN SPACE}500\N{THIN SPACE}000",
+        "2\N{NARROW NO-BREAK SPACE}500\N{NARROW NO-BREAK SPACE}000",
+        "2'500'000",
+        "2.5e6",
+    ],
+)
+async def test_thousands_are_one_number_in_every_spelling(grader: OpenGrader, written: str) -> None:
+    for gold, answer in (("2500000", written), (written, "2500000")):
+        assert await grader(Problem("p", "?", gold), f"\\boxed{{{answer}}}") == 1.0
+        assert parse_number(gold) == final_answer(f"#### {answer}") == 2_500_000
+    assert await grader(Problem("p", "?", "2"), f"\\boxed{{{written}}}") == 0.0
