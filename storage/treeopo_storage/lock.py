@@ -102,6 +102,7 @@ class OwnerLock:
             return True
         if pid:
             raise StoreLockedError(f"{self._what} by a process that process {pid} left behind on this host; end it")
+        self._path.unlink(missing_ok=True)  # an owner signs within a moment: ours, made in vain
         raise StoreLockedError(
             f"{self._what} by a process that does not say who it is; wait for it or stop it, and if there is none the "
             f"locks of this file system do not work: {_WITH_LOCKS}"

@@ -126,6 +126,7 @@ def test_a_lock_that_nobody_holds_and_nobody_gets_is_not_blamed_on_an_owner_with
     monkeypatch.setattr(locks, "ORPHANS_S", 0.05)
     with pytest.raises(StoreLockedError, match=r"does not say who it is; .* the locks of this file system do not work"):
         open_writer(tmp_path / "a.zarr")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
 
 
 def test_what_a_dead_owner_left_behind_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
