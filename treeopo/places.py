@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, assert_never
 
 from treeopo.errors import ConfigError
-from treeopo.problems.spec import absolute_spec, is_missing
+from treeopo.problems.spec import absolute_spec, is_of_file, is_there
 
 
 class Kind(StrEnum):
@@ -96,6 +96,6 @@ def is_gone(kind: Kind, place: Path | str) -> bool:
             path = Path(place)
             return not path.is_dir() if path.is_absolute() else path.is_dir() or str(place).startswith((".", "~"))
         case Kind.PROBLEMS:
-            return is_missing(str(place))
+            return is_of_file(str(place)) and not (Path(place).is_absolute() and is_there(str(place)))
         case _:
             assert_never(kind)

@@ -54,6 +54,7 @@ from treeopo.places import kind_of
 from treeopo.run.directory import RunDirectory
 from treeopo.run.models import resolve
 from treeopo.run.resume import resume_run
+from treeopo.run.settled import check_places
 from treeopo.settings_reference import CONFIGS, command_settings
 
 META = StoreMeta("0123456789abcdef", "teacher")
@@ -421,6 +422,18 @@ def test_a_name_on_the_hub_is_not_a_directory_that_came_to_be_called_so(here: Pa
     shutil.copytree("a/tiny", "org/tiny")
     with pytest.raises(RunError, match=r"student 'org/tiny' is relative to a directory that is not known"):
         go_on(RunDirectory.open(Path("a/run")))
+
+
+def test_a_relative_problem_file_of_an_earlier_version_is_not_looked_for_here(at: Path) -> None:
+    (at / "held.jsonl").write_text('{"question": "1?", "answer": "#### 1"}\n')
+    config = load_config(TrainConfig, file=None, flags={"output": "run", "evaluation.problems": "held.jsonl[:1]"})
+    with pytest.raises(
+        RunError, match=r"its evaluation\.problems 'held\.jsonl\[:1\]' is relative .* --set evaluation"
+    ):
+        check_places(config, Path("moved"), frozenset({"evaluation.problems"}))
+    for problems in (f"{at}/held.jsonl[:1]", "gsm8k:test[:3]", "my.module:rows"):
+        known = load_config(TrainConfig, file=None, flags={"output": "run", "evaluation.problems": problems})
+        check_places(known, Path("moved"), frozenset({"evaluation.problems"}))
 
 
 def test_what_a_run_reads_beside_its_store_is_kept_absolute_too(at: Path) -> None:

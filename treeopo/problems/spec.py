@@ -96,24 +96,25 @@ def difficulty_of(spec: str) -> Difficulty:
 
 def absolute_spec(spec: str, directory: Path) -> str:
     """`spec` with a file's path in it as seen from `directory`; other problem sets are the same everywhere."""
-    if not _is_of_file(spec):
+    if not is_of_file(spec):
         return spec
     return os.path.join(directory, os.path.expanduser(spec))
 
 
-def is_missing(spec: str) -> bool:
-    """Whether `spec` is of a file and there is none."""
-    name = _sliced(spec).name
-    try:
-        return _is_of_file(spec) and not find_files(name) and not find_files(name.partition("?")[0])
-    except StoreError:
-        return False  # there, but not to be read: that is said when it is
-
-
-def _is_of_file(spec: str) -> bool:
+def is_of_file(spec: str) -> bool:
+    """Whether `spec` names a file, and not a set that is the same everywhere."""
     rest = _sliced(spec).name
     name = rest.partition(":")[0]
     return name != staged_arithmetic.NAME and name not in PUBLISHED and not _is_function(rest)
+
+
+def is_there(spec: str) -> bool:
+    """Whether the file that `spec` names is there."""
+    name = _sliced(spec).name
+    try:
+        return bool(find_files(name) or find_files(name.partition("?")[0]))
+    except StoreError:
+        return True  # but not to be read: that is said when it is
 
 
 def _sliced(spec: str) -> _Slice:

@@ -35,8 +35,8 @@ def as_recorded(config: TrainConfig, record: Mapping[str, Any], path: Path) -> T
     Earlier versions kept places as they were typed. Where the run still lies under the name it was given, that says in
     which directory, and what is found there is taken; a name that stays relative is refused where it is needed.
     """
+    origin = None if "directory" in record else _origin(config.output, path.absolute())
     config = config.model_copy(update={"output": path})
-    origin = None if "directory" in record else _origin(Path(record["config"]["output"]), path.absolute())
     if origin is None:
         return config
 
