@@ -17,7 +17,7 @@ from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import RunError
 from treeopo.inspect.find import overview
 from treeopo.ports import Notify
-from treeopo.problems.graders import open_grader
+from treeopo.problems.graders import open_grader, unreadable_golds
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import STOP_KEY, Prompter
 from treeopo.problems.settings import GRADER_KEY
@@ -66,8 +66,7 @@ def build_store(
             if writer.meta != meta:
                 raise RunError(f"{config.output}: built with other settings; use the same, or choose another --output")
     if first < len(problem_set):
-        notify("starting the teacher's engine")
-        asyncio.run(_search(config, inputs, meta, first, on_progress, start_engine))
+        asyncio.run(_search(config, inputs, meta, first, notify, on_progress, start_engine))
     return overview(config.output)[1]
 
 
@@ -95,6 +94,7 @@ async def _search(
     inputs: _Inputs,
     meta: StoreMeta,
     first: int,
+    notify: Notify,
     on_progress: OnProgress,
     start_engine: StartEngine,
 ) -> None:
@@ -104,15 +104,19 @@ async def _search(
     if scores:  # room for the prompts of the actions, and for the one token that follows a solution when it is scored
         longest = max([longest + 1, *(inputs.action_prompts.longest(problem.question) for problem in todo)])
     options = replace(config.engine, max_model_tokens=longest + config.search.max_solution_tokens)
+    problem_set = inputs.problem_set
+    golds = [problem.answer for problem in problem_set]
+    unreadable = await unreadable_golds(problem_set.grader, config.grading, golds, notify)
+    notify("starting the teacher's engine")
     engine = await start_engine(inputs.teacher, options, None)
     began = time.monotonic()
     try:
         if not config.output.exists():
             create_store(config.output, meta)
-        async with open_grader(inputs.problem_set.grader, config.grading) as grader:
+        async with open_grader(problem_set.grader, config.grading, unreadable=unreadable) as grader:
             with open_writer(config.output) as writer:
                 await build_trees(
-                    inputs.problem_set.problems,
+                    problem_set.problems,
                     first,
                     lambda problem: prompts[problem.id],
                     engine,

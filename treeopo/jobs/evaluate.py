@@ -16,7 +16,7 @@ from treeopo.evaluation.accuracy import Graded, Question, Scores, complete_and_g
 from treeopo.evaluation.answers import Answers
 from treeopo.evaluation.comparison import Evaluation, compare_models
 from treeopo.ports import Engine, Notify
-from treeopo.problems.graders import open_grader
+from treeopo.problems.graders import open_grader, unreadable_golds
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.spec import load_problem_set
 from treeopo.run.models import BASE, ModelRef, adapters, embedded, resolve, serve
@@ -86,6 +86,12 @@ async def _evaluate(
 ) -> dict[tuple[ModelRef, str], Scores]:
     """Scores by model and problem set. Models of one base share an engine, the base itself first."""
     scores: dict[tuple[ModelRef, str], Scores] = {}
+    unreadable = {
+        problem_set.spec: await unreadable_golds(
+            problem_set.grader, config.grading, [problem.answer for problem in problem_set], notify
+        )
+        for problem_set in problem_sets
+    }
     for base in dict.fromkeys(model.base for model in models):
         tokenizer = ModelTokenizer(base, config.engine.trust_remote_code)
         asked = [(problem_set, make_questions(tokenizer, config.prompt, problem_set)) for problem_set in problem_sets]
@@ -101,7 +107,7 @@ async def _evaluate(
                     report = partial(on_completion, problem_set.spec, model.label)
                     done = answers.done(problem_set.spec, model.label)
                     scores[model, problem_set.spec] = await _score(
-                        config, engine, problem_set.grader, questions, report, done
+                        config, engine, problem_set.grader, questions, report, done, unreadable[problem_set.spec]
                     )
         finally:
             await engine.close()
@@ -115,9 +121,10 @@ async def _score(
     questions: Sequence[Question],
     on_completion: Callable[[Graded], None],
     done: dict[tuple[str, int], Graded],
+    unreadable: dict[str, int],
 ) -> Scores:
     """One model on one problem set, by what the engine serves."""
-    async with open_grader(grader_name, config.grading) as grader:
+    async with open_grader(grader_name, config.grading, unreadable=unreadable) as grader:
         scores = await complete_and_grade(
             questions,
             engine,

@@ -6,9 +6,12 @@ of Lightman et al., 2023, arXiv:2305.20050.
 """
 
 import hashlib
+import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import chain
 from typing import Any
 
@@ -87,8 +90,7 @@ def _problem(row: Any, where: str, name: str, layout: Layout, reader: str) -> Pr
         return row
     question, answer = (_text(row, column, layout.is_worked) for column in (layout.question, layout.answer))
     if question is None or answer is None:
-        columns = f"`{layout.question}` and `{layout.answer}`"
-        raise ProblemError(f"{where}: needs an object with the texts {columns}; mend or remove the row")
+        raise ProblemError(f"{where}: {_lacks(row, layout)}; mend or remove the row")
     gold = _gold(answer, where, layout.answer, reader, layout.is_worked)
     solution = _text(row, layout.solution, True) if layout.solution else None
     if solution is not None and layout.grader == "number" and layout.is_worked and ANSWER_MARK in solution:
@@ -115,11 +117,27 @@ def _gold(answer: str, where: str, column: str, reader: str, worked: bool) -> st
 
 
 def _text(row: Any, column: str, is_text: bool) -> str | None:
-    """A column's text, or None; a number counts as its text where the layout does not promise texts."""
+    """A column's text, or None; a number counts as its digits where the layout does not promise texts."""
     value = row.get(column) if isinstance(row, Mapping) else None
-    if not is_text and isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
+    if not is_text and isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        value = f"{Decimal(str(value)):f}" if math.isfinite(value) else None
     return value if isinstance(value, str) and value.strip() else None
+
+
+def _lacks(row: Any, layout: Layout) -> str:
+    """What is wrong with a row without a question or an answer."""
+    columns = (layout.question, layout.answer)
+    if not isinstance(row, Mapping) or not set(columns) <= set(row):
+        return f"needs an object with the texts `{columns[0]}` and `{columns[1]}`"
+    column = next(column for column in columns if _text(row, column, layout.is_worked) is None)
+    value = row[column]
+    if isinstance(value, str):
+        return f"`{column}` is empty"
+    shown = shortened(json.dumps(value, default=repr), 60)
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool) and layout.is_worked:
+        named = f"?question={layout.question}&answer={layout.answer}"
+        return f"`{column}` is the number {shown}, and not a worked solution as published; name the columns, {named},"
+    return f"`{column}` is {shown}; an answer is a number or a text"
 
 
 def _steps(answer: str) -> str:
