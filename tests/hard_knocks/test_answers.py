@@ -1,13 +1,22 @@
-"""What a solution states as its answer, and what is only a part of it: numbers, boxes, statements, golds."""
+"""What a solution states as its answer, and what is only a part of it: numbers, boxes, statements, golds.
+
+The rows of docs/problems.md's table of verdicts are the cases of the first test; what follows says why, kind by kind.
+"""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
+import lm_eval
 import pytest
 import pytest_asyncio
+import yaml
+from lm_eval.tasks.hendrycks_math import utils as hendrycks_math
+from math_verify import parse, verify
 from treeopo_storage import open_store
 
 from tests.killed_run import new_run, prepare
@@ -21,7 +30,7 @@ from treeopo.errors import GraderError, ProblemError
 from treeopo.jobs.build import build_store
 from treeopo.jobs.evaluate import evaluate
 from treeopo.jobs.train import train
-from treeopo.problems import load_problems
+from treeopo.problems import grade, load_problems
 from treeopo.problems.graders import OpenGrader, open_grader, unreadable_golds
 from treeopo.problems.graders.math import MathGrader, math_answer
 from treeopo.problems.graders.number import final_answer, parse_number
@@ -34,6 +43,90 @@ from treeopo.trackers import read_metrics
 async def grader() -> AsyncIterator[OpenGrader]:
     async with open_grader("math", GradingSettings(workers=1, deadline_seconds=60)) as opened:
         yield opened
+
+
+PAGE = Path(__file__).parents[2] / "docs/problems.md"
+
+
+class Row(NamedTuple):
+    gold: str
+    completion: str
+    family: str
+    verdict: str
+    math_verify: str
+    harness: str
+
+
+def table() -> list[Row]:
+    """The rows of the table of verdicts, of which the documentation is the only copy."""
+    lines = PAGE.read_text().partition("### Verdicts")[2].partition("\n## ")[0].splitlines()
+    cells = [line.removeprefix("| ").split(" | ") for line in lines if line.startswith("| `")]
+    return [
+        Row(gold.strip("`"), completion.strip("`").replace("⏎", "\n"), *verdicts)
+        for gold, completion, *verdicts, _why in cells
+    ]
+
+
+ROWS = table()
+
+
+def said(right: bool) -> str:
+    return "right" if right else "wrong"
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("row", ROWS)
+async def test_a_row_of_the_documented_table_is_the_verdict_that_is_given(grader: OpenGrader, row: Row) -> None:
+    problem = Problem("p", "?", row.gold)
+    if row.family in ("math", "both"):
+        assert said(await grader(problem, row.completion) == 1.0) == row.verdict
+    if row.family in ("number", "both"):
+        assert said(grade(problem, row.completion) == 1.0) == row.verdict
+
+
+def test_the_documented_table_is_as_long_as_promised_and_begins_with_false_positives() -> None:
+    assert len({row[:3] for row in ROWS}) == len(ROWS) >= 120
+    assert {row.family for row in ROWS} == {"math", "number", "both"}
+    assert {row.verdict for row in ROWS[:90]} == {"wrong"}
+
+
+def test_the_documented_verdicts_of_math_verify_are_its_own() -> None:
+    differing = [
+        row
+        for row in ROWS
+        if row.family != "number" and said(verify(parse(f"${row.gold}$"), parse(row.completion))) != row.math_verify
+    ]
+    assert differing == []
+
+
+def test_the_documented_verdicts_of_the_harness_are_its_own() -> None:
+    assert [row for row in ROWS if said(harness(row)) != row.harness] == []
+
+
+def harness(row: Row) -> bool:
+    """lm-evaluation-harness: hendrycks_math, given what the last box holds; gsm8k's flexible-extract for numbers."""
+    if row.family == "number":
+        return flexible_extract(row.gold, row.completion)
+    try:
+        boxed = hendrycks_math.last_boxed_only_string(row.completion)
+        if boxed is not None:
+            return bool(hendrycks_math.is_equiv(hendrycks_math.remove_boxed(boxed), row.gold))
+    except AssertionError:  # a \\boxed that it does not expect
+        return False
+    document = {"solution": f"\\boxed{{{row.gold}}}"}
+    return bool(hendrycks_math.process_results(document, [row.completion])["exact_match"])
+
+
+def flexible_extract(gold: str, completion: str) -> bool:
+    """The pattern and the texts left out are those of its task file gsm8k.yaml."""
+    path = Path(lm_eval.__file__).parent / "tasks/gsm8k/gsm8k.yaml"
+    task = yaml.safe_load(path.read_text())
+    (rule,) = [step["filter"][0] for step in task["filter_list"] if step["name"] == "flexible-extract"]
+    found = ["".join(groups) for groups in re.findall(rule["regex_pattern"], completion)]
+    answer = found[rule["group_select"]] if found else "[invalid]"
+    for ignored in task["metric_list"][0]["regexes_to_ignore"]:
+        answer, gold = re.sub(ignored, "", answer), re.sub(ignored, "", gold)
+    return answer.lower() == gold.lower()
 
 
 # (after "The answer is", read by `math`, read by `number`); None: no answer.
@@ -86,16 +179,16 @@ STATEMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("said", "latex", "number"), STATEMENTS)
-def test_a_statement_is_read_whole_or_not_at_all(said: str, latex: str | None, number: object) -> None:
-    assert math_answer(f"The answer is {said}") == latex
-    assert final_answer(f"The answer is {said}") == number
+@pytest.mark.parametrize(("stated", "latex", "number"), STATEMENTS)
+def test_a_statement_is_read_whole_or_not_at_all(stated: str, latex: str | None, number: object) -> None:
+    assert math_answer(f"The answer is {stated}") == latex
+    assert final_answer(f"The answer is {stated}") == number
 
 
-@pytest.mark.parametrize(("said", "_", "number"), STATEMENTS)
+@pytest.mark.parametrize(("stated", "_", "number"), STATEMENTS)
 @pytest.mark.parametrize("convention", ["#### {}", "\\boxed{{{}}}"])
-def test_a_mark_and_a_box_hold_a_number_alone_or_none(said: str, _: object, number: object, convention: str) -> None:
-    assert final_answer(convention.format(said)) == number
+def test_a_mark_and_a_box_hold_a_number_alone_or_none(stated: str, _: object, number: object, convention: str) -> None:
+    assert final_answer(convention.format(stated)) == number
 
 
 @pytest.mark.parametrize(
