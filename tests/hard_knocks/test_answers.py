@@ -439,10 +439,10 @@ async def test_golds_as_json_has_numbers_are_read(tmp_path: Path, gold: object, 
 @pytest.mark.parametrize(
     ("gold", "complaint"),
     [
-        (True, r"p.jsonl:1: `a` is true; an answer is a number or a text"),
-        (None, r"p.jsonl:1: `a` is null; an answer is a number or a text"),
-        ([63], r"`a` is \[63\]; an answer"),
-        (float("nan"), r"`a` is NaN; an answer"),
+        (True, r"p.jsonl:1: `a` is true; give a text or a number"),
+        (None, r"p.jsonl:1: `a` is null; give a text or a number"),
+        ([63], r"`a` is a list of 1; give a text or a number"),
+        (float("nan"), r"`a` is NaN; give a finite number"),
         ("", r"`a` is empty"),
         ("sixty", r"`a` does not end in one number"),
     ],
@@ -453,12 +453,11 @@ def test_what_is_no_gold_is_refused_in_words_that_fit(tmp_path: Path, gold: obje
         load_problems(f"{path}?question=q&answer=a")
 
 
-def test_a_number_where_a_worked_solution_is_expected_is_told_how_to_be_read(tmp_path: Path) -> None:
+def test_a_number_where_a_worked_solution_is_expected_is_the_answer_itself(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"question": "?", "answer": 63.0}\n')
-    with pytest.raises(ProblemError, match=r"`answer` is the number 63\.0.*\?question=question&answer=answer"):
-        load_problems(str(path))
-    assert load_problems(f"{path}?question=question&answer=answer")[0].answer == "63.0"
+    for spec in (str(path), f"{path}?question=question&answer=answer"):
+        assert load_problems(spec)[0].answer == "63"
 
 
 # openai/openai-cookbook#335, huggingface/open-r1#293, #566
@@ -571,7 +570,7 @@ def test_a_training_run_tells_of_golds_at_its_start_and_counts_them_in_each_step
         return StudentsEngine(model, 1.0)
 
     train(run, told.append, lambda step, metrics: None, start_engine)
-    assert told[0].startswith("6 of 6 golds cannot be read by the grader words_graders:Readers")
-    assert "engine" in told[1:]
+    golds = next(row for row, line in enumerate(told) if line.startswith("6 of 6 golds cannot be read by the grader "))
+    assert golds < told.index("engine")
     (step,) = read_metrics(run.metrics)
     assert (step["grader/unreadable_golds"], step["rollout/reward"]) == (6, 0)

@@ -8,7 +8,6 @@ from treeopo.errors import GraderError, shortened
 from treeopo.ports import Notify
 from treeopo.problems.graders.base import load_grader
 from treeopo.problems.settings import GRADERS, GradingSettings
-from treeopo.tasks import gather_or_cancel
 
 if TYPE_CHECKING:
     from treeopo.problems.graders.pool import GradingPool
@@ -24,6 +23,7 @@ async def unreadable_golds(
         GraderError: no worker can be started, or `reads` of a user's grader failed.
     """
     from treeopo.problems.graders.pool import GradingPool  # asyncio: not before it is needed
+    from treeopo.tasks import gather_or_cancel
 
     grader = load_grader(name)
     if not callable(getattr(grader, "reads", None)):
