@@ -23,7 +23,8 @@ _INTRODUCTION = """\
 Made by `treeopo settings --markdown` from the docstrings of the settings classes; `treeopo settings train kl` prints
 those of `treeopo train` whose names begin with `kl`. A configuration file (`--config FILE`) and `--set NAME=VALUE`
 take them under these names; a flag wins over the file. *Embedded* is the default where the model that ships is used;
-`none` is a setting that is left out.
+`none` is a setting that is left out. What names a place (a path, a directory of a model, a file of problems) may begin
+with `~`.
 """
 
 

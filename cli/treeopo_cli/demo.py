@@ -5,9 +5,14 @@ from typing import Annotated
 
 import typer
 
+from treeopo_cli.options import home_path
+
 
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where everything is kept.")] = Path("demo"),
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", parser=home_path, metavar="DIRECTORY", help="Where everything is kept."),
+    ] = Path("demo"),
 ) -> None:
     """Make the embedded models, search trees, train on them asynchronously, and compare the student with itself before.
 

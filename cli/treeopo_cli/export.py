@@ -6,10 +6,25 @@ from typing import Annotated
 
 import typer
 
+from treeopo_cli.options import home_path
+
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A training run, or an adapter's directory.", show_default=False)],
-    merge: Annotated[Path, typer.Option("--merge", help="Directory for base and adapter as one transformers model.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            parser=home_path, metavar="RUN", help="A training run, or an adapter's directory.", show_default=False
+        ),
+    ],
+    merge: Annotated[
+        Path,
+        typer.Option(
+            "--merge",
+            parser=home_path,
+            metavar="DIRECTORY",
+            help="Directory for base and adapter as one transformers model.",
+        ),
+    ],
     base: Annotated[
         str | None,
         typer.Option(

@@ -19,8 +19,33 @@ class Sets:
     read: Callable[[Any], Any] = lambda value: value
 
 
+def home_path(text: str | Path) -> Path:
+    """A local path with `~` expanded, which shells leave as it is after a `=` and in quotes.
+
+    Raises:
+        ConfigError: nobody's home is called so.
+    """
+    from treeopo.places import Kind, at_home
+
+    return Path(at_home(Kind.PATH, text))
+
+
+def home_name(text: str) -> str:
+    """A hub name, or a directory with `~` expanded."""
+    from treeopo.places import Kind, at_home
+
+    return str(at_home(Kind.MODEL, text))
+
+
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="TOML file with any setting; flags win over it.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--config",
+        parser=home_path,
+        metavar="FILE",
+        help="TOML file with any setting; flags win over it.",
+        show_default=False,
+    ),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.", show_default="0"), Sets("seed")]
 TrustRemoteCode = Annotated[

@@ -6,16 +6,20 @@ from typing import Annotated
 
 import typer
 
-from treeopo_cli.options import lasting
+from treeopo_cli.options import home_name, home_path, lasting
 
 app = typer.Typer(no_args_is_help=True, help="Look at, check, convert and merge tree stores.")
 
 StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Path or URL of a tree store.")]
 OutputStore = Annotated[str, typer.Option("--output", "-o", metavar="STORE", help="Path or URL of the new store.")]
-TokenizerName = Annotated[str, typer.Option(metavar="MODEL", help="Directory or hub name of the student's tokenizer.")]
+TokenizerName = Annotated[
+    str,
+    typer.Option(parser=home_name, metavar="MODEL", help="Directory or hub name of the student's tokenizer."),
+]
 OwnTokenizer = Annotated[
     str | None,
     typer.Option(
+        parser=home_name,
         metavar="MODEL",
         help="Compare the tokens of prefixes with those that this model's tokenizer gives for their texts.",
         show_default="the teacher's, if it is a directory here",
@@ -67,7 +71,7 @@ def verify(store: StorePath) -> None:
 @app.command()
 def export(
     store: StorePath,
-    output: Annotated[Path, typer.Argument(help="A new .jsonl or .parquet file.")],
+    output: Annotated[Path, typer.Argument(parser=home_path, metavar="FILE", help="A new .jsonl or .parquet file.")],
 ) -> None:
     """One row per prefix: prompt, prefix steps, completion, value, visits, reward."""
     from treeopo_storage import open_store
@@ -108,7 +112,9 @@ def import_(
     ] = None,
     template: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A text that names {question} once: the prompt of rows without one."),
+        typer.Option(
+            parser=home_path, metavar="FILE", help="A text that names {question} once: the prompt of rows without one."
+        ),
     ] = None,
 ) -> None:
     """Build a store from finished solutions made elsewhere, in treeopo's layout or another project's."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from treeopo_cli.options import ConfigFile, Engine, Grader, Seed, Set, Sets, TrustRemoteCode
+from treeopo_cli.options import ConfigFile, Engine, Grader, Seed, Set, Sets, TrustRemoteCode, home_path
 
 Store = Annotated[
     str | None,
@@ -19,7 +19,12 @@ Output = Annotated[
 ]
 Resume = Annotated[
     Path | None,
-    typer.Option(help="Go on with this run, under its own settings; --steps may be more.", show_default=False),
+    typer.Option(
+        parser=home_path,
+        metavar="RUN",
+        help="Go on with this run, under its own settings; --steps may be more.",
+        show_default=False,
+    ),
 ]
 Student = Annotated[
     str | None, typer.Option(help="Hub name or directory.", show_default="the embedded student"), Sets("student")

@@ -167,4 +167,5 @@ def _new_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise StoreAccessError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that takes nothing has nothing to give back
+            partial.unlink(missing_ok=True)

@@ -42,6 +42,7 @@ from treeopo_storage.lock import WriterLock
 from treeopo_storage.places import parse_place
 from treeopo_storage.root import RESTORE, Commit, parse_root, root_attributes
 from treeopo_storage.schema import AXES, COLUMNS, Array, Columns, Counts, StoreMeta
+from treeopo_storage.strangers import described
 
 # Rows of a chunk along each axis; measured in benchmarks/store.py, reasons in docs/store.md.
 CHUNK_ROWS: Final[Mapping[str, int]] = {"problem": 8192, "node": 32768, "token": 262144}
@@ -269,9 +270,10 @@ class ZarrColumns:
 
     def _read_root(self) -> tuple[StoreMeta, Commit]:
         if (data := self._get("zarr.json")) is None:
-            there = self._root is None or self._root.exists()
-            what = f"{self.where} is not a tree store" if there else f"there is no tree store at {self.where}"
-            raise NotAStoreError(f"{what}; give the path that a search or an import wrote")
+            if self._root is None:
+                raise NotAStoreError(f"{self.where} is not a tree store; give the URL that a search or an import wrote")
+            with _accessing(self.where, "read"):
+                raise NotAStoreError(described(Path(parse_place(self.where))))
         return parse_root(data, self.where)
 
     def _damaged(self, column: str, chunk: int, what: str) -> DamagedStoreError:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from treeopo_storage import StoreAccessError, StoreMeta, create_store, open_writer
+from treeopo_storage import StoreAccessError, StoreMeta, create_store, new_store, open_writer
 from treeopo_storage import lock as locks
 from treeopo_storage.errors import StoreLockedError
 
@@ -27,6 +27,7 @@ from treeopo.owners import LOCK, owning
 from treeopo.run.directory import RunDirectory
 from treeopo.trackers.jsonl import read_metrics
 
+META = StoreMeta("0123456789abcdef", "teacher")
 HERE = f"by process {os.getpid()} on host {socket.gethostname()}"
 
 
@@ -105,17 +106,22 @@ def test_without_the_kernels_locks_the_heartbeat_decides(
 def test_a_store_whose_file_system_has_no_locks_says_what_to_do(
     tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create_store(tmp_path / "a.zarr", StoreMeta("0123456789abcdef", "teacher"))
+    create_store(tmp_path / "a.zarr", META)
     monkeypatch.setattr(fcntl, "flock", refused_lock(number))
     with pytest.raises(StoreAccessError, match=r"a\.zarr: its file system has no locks .*; use a local disk"):
         open_writer(tmp_path / "a.zarr")
+    with (
+        pytest.raises(StoreAccessError, match=r"b\.zarr: its file system has no locks"),
+        new_store(tmp_path / "b.zarr", META),
+    ):
+        pass
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
 
 
 def test_a_lock_that_nobody_holds_and_nobody_gets_is_not_blamed_on_an_owner_without_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create_store(tmp_path / "a.zarr", StoreMeta("0123456789abcdef", "teacher"))
+    create_store(tmp_path / "a.zarr", META)
     monkeypatch.setattr(fcntl, "flock", refused_lock(errno.EWOULDBLOCK))
     monkeypatch.setattr(locks, "ORPHANS_S", 0.05)
     with pytest.raises(StoreLockedError, match=r"does not say who it is; .* the locks of this file system do not work"):

@@ -4,15 +4,17 @@ Sources: syne-tune/syne-tune#232, dssg/triage#461, liormizr/s3path#200 (pathlib 
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -27,18 +29,20 @@ from treeopo_storage import (
     create_store,
     new_store,
     open_store,
+    open_writer,
     store_exists,
 )
 from treeopo_storage.conformance import random_tree
 from treeopo_storage.errors import StoreAccessError, StoreError
 from treeopo_storage.places import parse_place
 from treeopo_storage.retokenize import retokenize, retokenized_meta
+from treeopo_storage.verify import verify_store
 from typer.testing import CliRunner
 from zarr.storage import FsspecStore
 
 from tests.conftest import WORLD
 from tests.tiny_models import random_qwen2
-from treeopo.config import BuildConfig, EvalConfig, TrainConfig, load_config
+from treeopo.config import BuildConfig, EvalConfig, Section, TrainConfig, load_config
 from treeopo.engines.scripted import ScriptedEngine
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
@@ -46,9 +50,11 @@ from treeopo.errors import ConfigError, RunError, TreeopoError
 from treeopo.jobs.build import build_store
 from treeopo.jobs.evaluate import evaluate
 from treeopo.jobs.train import train
+from treeopo.places import kind_of
 from treeopo.run.directory import RunDirectory
 from treeopo.run.models import resolve
 from treeopo.run.resume import resume_run
+from treeopo.settings_reference import CONFIGS, command_settings
 
 META = StoreMeta("0123456789abcdef", "teacher")
 
@@ -200,6 +206,91 @@ def test_a_search_is_written_to_its_url_and_goes_on_there(at: Path, place: str) 
     assert open_store(url).problem_count == 3
     here = {"teacher", "p.jsonl"} | ({"b c.zarr"} if place.startswith("file") else set())
     assert {path.name for path in at.iterdir()} == here
+
+
+def zipped(path: Path) -> None:
+    shutil.make_archive("t.zarr", "zip", base_dir="t.zarr")
+    shutil.move("t.zarr.zip", path)
+
+
+def tarred(path: Path) -> None:
+    shutil.move(shutil.make_archive("t", "tar", base_dir="t.zarr"), path)
+
+
+def tarred_and_packed(path: Path) -> None:
+    shutil.move(shutil.make_archive("t", "gztar", base_dir="t.zarr"), path)
+
+
+def without_its_root(path: Path) -> None:
+    shutil.copytree("t.zarr", path)
+    (path / "zarr.json").unlink()
+
+
+def without_its_tokens(path: Path) -> None:
+    shutil.copytree("t.zarr", path)
+    shutil.rmtree(path / "tokens")
+
+
+def cut_short(path: Path) -> None:
+    shutil.copytree("t.zarr", path)
+    os.truncate(path / "tokens" / "id" / "c" / "0", 100)
+
+
+def one_level_down(path: Path) -> None:
+    shutil.copytree("t.zarr", path / "t.zarr")
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (zipped, r"s\.zarr is not a tree store but a zip archive; unpack it, or read it as zip://NAME\.zarr::s\.zarr"),
+        (tarred, r"s\.zarr is not a tree store but a tar archive; unpack it"),
+        (tarred_and_packed, r"s\.zarr is not a tree store but a gzip archive; unpack it"),
+        (without_its_root, r"s\.zarr is part of a tree store: its zarr\.json is missing; copy the store again"),
+        (without_its_tokens, r"s\.zarr: array tokens/id is missing or unreadable; restore it from a copy"),
+        (cut_short, r"s\.zarr: tokens/id row 0: its chunk tokens/id/c/0 has 100 bytes instead of .*; restore it"),
+        (one_level_down, r"s\.zarr is not a tree store but holds s\.zarr/t\.zarr; give that"),
+        (Path.touch, r"s\.zarr is not a tree store but a file, and a store is a directory"),
+        (Path.mkdir, r"s\.zarr is not a tree store but an empty directory"),
+        (lambda path: None, r"there is no tree store at s\.zarr"),
+    ],
+)
+def test_what_is_no_whole_store_says_what_it_is(at: Path, make: Callable[[Path], object], expected: str) -> None:
+    with new_store("t.zarr", META) as writer:
+        writer.append([random_tree("p", 1)])
+    make(Path("s.zarr"))
+    with pytest.raises(StoreError, match=expected) as error:
+        verify_store("s.zarr")
+    assert "\n" not in str(error.value)
+
+
+def test_a_zipped_store_is_read_where_it_is(at: Path) -> None:
+    with new_store("t.zarr", META) as writer:
+        writer.append([random_tree("p", 1)])
+    zipped(at / "packed.zip")
+    assert verify_store("zip://t.zarr::packed.zip").problem_count == 1
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_store_that_cannot_be_written_is_read_and_refused_in_a_line(
+    at: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with new_store("t.zarr", META) as writer:
+        writer.append([random_tree("p", 1)])
+    opened = os.open
+
+    def read_only(path: str, flags: int, *arguments: Any, **more: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(number, os.strerror(number))
+        return opened(path, flags, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", read_only)
+    assert verify_store("t.zarr").problem_count == 1
+    for arguments in (["store", "merge", "t.zarr", "-o", "new.zarr"],):
+        assert "new.zarr: " in (line := invoke(*arguments))
+        assert "cannot create the store" in line
+    with pytest.raises(StoreAccessError, match=r"t\.zarr: .*cannot write to the store"):
+        open_writer("t.zarr")
 
 
 def fill(writer: TreeWriter) -> None:
@@ -394,3 +485,43 @@ def test_a_build_goes_on_only_with_the_teacher_and_the_problems_it_began_with(at
         flags["output"] = at / "earlier.zarr"
     with contextlib.chdir("a"):
         build()
+
+
+# hyperopt/hyperopt#72, pimutils/vdirsyncer#32, domainaware/parsedmarc#485, ulyssa/iamb#244
+@pytest.mark.parametrize("kind", [TrainConfig, BuildConfig, EvalConfig])
+def test_every_setting_that_names_a_place_knows_home(
+    at: Path, kind: type[Section], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(at / "home"))
+    command = next(name for name, config in CONFIGS.items() if config is kind)
+    places = {row.name for row in command_settings(command) if kind_of(row.name) is not None}
+    assert places >= {row.name for row in command_settings(command) if "path" in row.kind}
+    if kind is TrainConfig:
+        places -= {"solutions.problems", "solutions.prompt.examples", "solutions.prompt.template"}  # without a store
+    flags: dict[str, Any] = {name: ["~/x"] if kind is EvalConfig and name == "problems" else "~/x" for name in places}
+    flags |= {"method": "tree-opo-kl"} if kind is TrainConfig else {"prompt.shots": 1}
+    flags |= {"search.actions": ["step", "rephrase"]} if kind is BuildConfig else {}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in flags.items()]
+    (at / "c.toml").write_text("\n".join(sorted(lines, key=lambda line: "." in line)))
+    for config in (load_config(kind, file=at / "c.toml", flags={}), load_config(kind, file=None, flags=flags)):
+        for name in places:
+            found: Any = reduce(getattr, name.split("."), config)
+            assert str(found[0] if isinstance(found, tuple) else found) == f"{at}/home/x", name
+
+
+def test_no_command_makes_a_directory_called_tilde(at: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(at / "home"))
+    words = ModelTokenizer(str(random_qwen2(at / "home" / "tiny")))
+    create_store(at / "home" / "t.zarr", replace(META, tokenizer_fingerprint=words.fingerprint))
+    assert "problems merged" in invoke("store", "merge", "~/t.zarr", "--output=~/m.zarr")
+    assert "holds no committed problem" in invoke("store", "verify", "~/m.zarr")
+    assert "nothing to export" in invoke("store", "export", "~/m.zarr", "~/rows.jsonl")
+    assert f"there is no tree store at {at}/home/no.zarr" in invoke("train", "~/no.zarr", "--student=~/tiny")
+    assert "holds no" in invoke("train", "~/t.zarr", "--student=~/tiny", "--output=~/run")
+    assert f"{at}/home/run: no run there" in invoke("train", "--resume=~/run")
+    assert f"{at}/home/c.toml: cannot be read" in invoke("train", "--config=~/c.toml")
+    assert f"{at}/home/run: no run there" in invoke("export", "~/run", "--merge=~/merged")
+    assert "By depth" in invoke("inspect-tree", "~/t.zarr", "--tokenizer=~/tiny")
+    assert "r.zarr" in invoke("store", "retokenize", "~/t.zarr", "--output=~/r.zarr", "--tokenizer=~/tiny")
+    assert {path.name for path in at.iterdir()} == {"home"}
+    assert {path.name for path in (at / "home").iterdir()} == {"tiny", "t.zarr", "m.zarr", "r.zarr"}

@@ -13,7 +13,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING
 
-from treeopo_storage import IMPORTED, TreeStore, new_store, open_store
+from treeopo_storage import IMPORTED, EmptyStoreError, TreeStore, new_store, open_store
 from treeopo_storage.retokenize import check_tokenizer, retokenized_meta
 from treeopo_storage.summary import identity
 
@@ -148,6 +148,8 @@ def _inputs(run: RunDirectory, notify: Notify) -> Inputs:
     tokenizer = ModelTokenizer(student, config.engine.trust_remote_code)
     if store is not None:
         store = _for_tokenizer(store, run, tokenizer, notify)
+        if store.problem_count == 0:
+            raise EmptyStoreError(f"{config.store}: holds no committed problem; go on with what was to fill it")
     return Inputs(
         student=student,
         teacher=_teacher(config, store, tokenizer),

@@ -154,7 +154,7 @@ class RunDirectory:
         if self.is_started and not self._changes:
             return
         if self.is_started:
-            record = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            record = json.loads((self.path / "config.json").read_bytes())
             record["config"] = self.config.model_dump(mode="json")
             record.setdefault("changes", []).append(self._changes)
             record.setdefault("directory", str(Path.cwd()))
