@@ -1,4 +1,4 @@
-"""Verdicts on final answers: every row of docs/problems.md's table, and what is close to right or equal, kind by kind."""
+"""Verdicts on final answers: the rows of docs/problems.md's table, and what is close to right or equal, by kind."""
 
 import re
 from collections.abc import AsyncIterator
