@@ -272,6 +272,8 @@ def evaluation(result: "Evaluation") -> None:
         table.add_row("grading timed out", *(str(score.grader_timeouts) for score in result.scores))
         table.add_row("graders replaced", *(str(score.grader_restarts) for score in result.scores))
         table.add_row("grader failed", *(str(score.grader_errors) for score in result.scores))
+    if any(score.grader_unreadable_golds for score in result.scores):
+        table.add_row("golds unreadable", *(str(score.grader_unreadable_golds) for score in result.scores))
     console.print(table)
     if result.difference:
         difference = result.difference

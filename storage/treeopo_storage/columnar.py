@@ -103,6 +103,9 @@ class ColumnarStore:
     def problem_ids(self) -> list[str]:
         return strings_of(self._source.read, "problems/id", 0, self.problem_count)
 
+    def answers(self) -> list[str]:
+        return strings_of(self._source.read, "problems/answer", 0, self.problem_count)
+
     def prefix_tokens(self, problem: int, node: int) -> npt.NDArray[np.int32]:
         # A local name: another thread may replace the remembered problem at any moment.
         last = self._last

@@ -103,6 +103,7 @@ class TreeStoreConformance(ABC):
         assert store.node_count == sum(tree.node_count for tree in trees)
         assert store.token_count == sum(len(tree.token_ids) for tree in trees)
         assert store.problem_ids() == [tree.id for tree in trees]
+        assert store.answers() == [tree.answer for tree in trees]
         assert store.meta == self.meta
         for i, tree in enumerate(trees):
             assert_same_tree(store.problem(i), tree)

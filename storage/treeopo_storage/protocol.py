@@ -125,6 +125,10 @@ class TreeStore(Protocol):
 
     def problem_ids(self) -> list[str]: ...
 
+    def answers(self) -> list[str]:
+        """The gold answer of every problem."""
+        ...
+
     def prefix_tokens(self, problem: int, node: int) -> npt.NDArray[np.int32]:
         """Tokens (T,) of the path root→node. Reads one problem; its neighbours in a group cost no further read."""
         ...

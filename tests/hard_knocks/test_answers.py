@@ -1,22 +1,9 @@
-"""What a solution states as its answer, and what is only a part of it: numbers, boxes, statements, golds."""
-
-from collections.abc import AsyncIterator
+"""What a solution states as its answer, and what is only a part of it: numbers, boxes, statements."""
 
 import pytest
-import pytest_asyncio
 
-from treeopo.problems.graders import OpenGrader, open_grader
 from treeopo.problems.graders.math import MathGrader, math_answer
 from treeopo.problems.graders.number import final_answer, parse_number
-from treeopo.problems.settings import GradingSettings
-from treeopo.records import Problem
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def grader() -> AsyncIterator[OpenGrader]:
-    async with open_grader("math", GradingSettings(workers=1, deadline_seconds=60)) as opened:
-        yield opened
-
 
 # (after "The answer is", read by `math`, read by `number`); None: no answer.
 # huggingface/Math-Verify#60, hendrycks/math#23, EleutherAI/lm-evaluation-harness#3477
@@ -53,6 +40,16 @@ STATEMENTS = [
     ("2{,}500", "2,500", 2500),
     ("2 500 000", "2 500 000", 2_500_000),
     ("2,500", "2,500", 2500),
+    ("**6** or **8**", "6, 8", None),
+    ("6 and 1/2", None, None),
+    ("6 feet 8 inches", None, None),
+    ("6 out of 8", None, None),
+    ("6 (mod 8)", None, None),
+    ("6 sqrt(7)", "6 sqrt(7)", None),
+    (r"\begin{pmatrix} 6 \\ 8 \end{pmatrix}", r"\begin{pmatrix} 6 \\ 8 \end{pmatrix}", None),
+    ("(n+6)(m+8)", "(n+6)(m+8)", None),
+    ("63km/h", "63", 63),
+    ("63/hour", "63", 63),
     ("63, in all", "63", 63),
     ("63 eggs", "63", 63),
     ("63 a week", "63", 63),
@@ -68,16 +65,16 @@ STATEMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("said", "latex", "number"), STATEMENTS)
-def test_a_statement_is_read_whole_or_not_at_all(said: str, latex: str | None, number: object) -> None:
-    assert math_answer(f"The answer is {said}") == latex
-    assert final_answer(f"The answer is {said}") == number
+@pytest.mark.parametrize(("stated", "latex", "number"), STATEMENTS)
+def test_a_statement_is_read_whole_or_not_at_all(stated: str, latex: str | None, number: object) -> None:
+    assert math_answer(f"The answer is {stated}") == latex
+    assert final_answer(f"The answer is {stated}") == number
 
 
-@pytest.mark.parametrize(("said", "_", "number"), STATEMENTS)
+@pytest.mark.parametrize(("stated", "_", "number"), STATEMENTS)
 @pytest.mark.parametrize("convention", ["#### {}", "\\boxed{{{}}}"])
-def test_a_mark_and_a_box_hold_a_number_alone_or_none(said: str, _: object, number: object, convention: str) -> None:
-    assert final_answer(convention.format(said)) == number
+def test_a_mark_and_a_box_hold_a_number_alone_or_none(stated: str, _: object, number: object, convention: str) -> None:
+    assert final_answer(convention.format(stated)) == number
 
 
 @pytest.mark.parametrize(
@@ -190,105 +187,3 @@ def test_the_ways_chat_models_end_in_are_statements_in_both_families(text: str) 
 def test_the_head_of_a_solution_and_prose_are_no_statements(text: str) -> None:
     assert math_answer(f"\\boxed{{7}}\n{text}") == "7"
     assert final_answer(f"#### 7\n{text}") == 7
-
-
-# huggingface/Math-Verify#14, #41, #60, #82, hendrycks/math#23
-FALSE_POSITIVES = [
-    (r"\frac{1}{3^{80}}", r"\frac{1}{3^{79}}"),
-    (r"\frac{1}{1900!}", r"\frac{1}{1902!}"),
-    (r"\frac{x}{10^{22}}+y", r"\frac{x}{10^{23}}+y"),
-    (r"(\frac{1}{3^{80}}, 2)", r"(\frac{1}{3^{79}}, 2)"),
-    (r"\{2, \frac{1}{3^{80}}\}", r"\{\frac{1}{3^{79}}, 2\}"),
-    (r"[0, 10^{-21}]", r"[0, 10^{-22}]"),
-    ("x > 10^{-21}", "x > 10^{-22}"),
-    ("y = 10^{-21} x", "y = 10^{-22} x"),
-    (r"\begin{pmatrix} 10^{-21} \\\\ 3 \end{pmatrix}", r"\begin{pmatrix} 10^{-22} \\\\ 3 \end{pmatrix}"),
-    (r"\sqrt{10^{44}+1}", "10^{22}"),
-    ("0.0000003", "0.0000004"),
-    ("3e-7", "4e-7"),
-    ("0.7654321", "0.7654322"),
-    ("10^{-8}", "0"),
-    ("0", "0.0000001"),
-    (r"8\text{ cm}", r"8\text{ m}"),
-    ("8 cm", "8 kg"),
-    (r"8\text{ cm}^2", r"8\text{ cm}^3"),
-    (r"\$8", r"8\text{ cents}"),
-    (r"60^\circ", r"60\text{ radians}"),
-    ("61_7", "61_9"),
-    ("61_7", "61"),
-    ("61", "61_7"),
-    ("2A_{16}", "2A_{12}"),
-    ("2:3", "4:6"),
-    ("2:3", r"\frac{2}{3}"),
-    ("9:00", "9"),
-    ("0:45", "0"),
-    ("7", ".7"),  # the spelling: a leading point was taken for a full stop
-    ("63", "6 3"),
-    (r"\frac{31}{2}", "3 1/2"),
-    ("31/2", "3 1/2"),
-    ("0", "0x2F"),
-    ("n=3,4,5", "n=2,3,4"),
-    (r"\pm 1999", "1999"),
-]
-
-
-@pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize(("gold", "answer"), FALSE_POSITIVES)
-async def test_what_is_close_to_right_is_wrong(grader: OpenGrader, gold: str, answer: str) -> None:
-    assert await grader(Problem("p", "?", gold), f"\\boxed{{{answer}}}") == 0.0
-    assert await grader(Problem("p", "?", gold), f"\\boxed{{{gold}}}") == 1.0
-
-
-@pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize(
-    ("gold", "answer"),
-    [
-        (r"\frac{1}{3^{80}}", "3^{-80}"),
-        (r"\frac{1}{1900!}", r"\frac{1901}{1901!}"),
-        (r"\frac{1}{3}", "0.333333"),
-        ("0.333333", "0.3333333"),
-        (r"\pi", "3.141593"),
-        (r"\sqrt2+\sqrt3", r"\sqrt{5+2\sqrt6}"),
-        (r"8\text{ cm}", r"8\text{ centimeters}"),
-        (r"8\text{ cm}^2", r"8\text{ square centimeters}"),
-        (r"8\text{ cm}", "8"),
-        (r"\$8", r"8\text{ dollars}"),
-        (r"8\text{ cows}", r"8\text{ animals}"),  # no units known by name: left to math-verify
-        ("61_7", "61_{7}"),
-        ("61_7", r"61_{\text{seven}}"),
-        ("2:3", "2 : 3"),
-        (r"\frac{2}{5}", r"40\%"),
-        ("40", r"40\%"),
-        (r"\frac{7}{2}", "3 1/2"),
-        ("3.5", r"3 \frac{1}{2}"),
-        ("0.0000003", "3e-7"),
-    ],
-)
-async def test_what_is_equal_stays_equal(grader: OpenGrader, gold: str, answer: str) -> None:
-    assert await grader(Problem("p", "?", gold), f"\\boxed{{{answer}}}") == 1.0
-
-
-# sgl-project/sglang#29933, antirez/ds4#319
-@pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize(
-    "written",
-    [
-        r"2\,500\,000",
-        "2 500 000",
-        "2,500,000",
-        "2{,}500{,}000",
-        r"2,\!500,\!000",
-        r"2\;500\;000",
-        r"2\ 500\ 000",
-        "2~500~000",
-        "2\N{THIN SPACE}500\N{THIN SPACE}000",
-        "2\N{NARROW NO-BREAK SPACE}500\N{NARROW NO-BREAK SPACE}000",
-        "2'500'000",
-        "2.5e6",
-    ],
-)
-async def test_thousands_are_one_number_in_every_spelling(grader: OpenGrader, written: str) -> None:
-    for gold, answer in (("2500000", written), (written, "2500000")):
-        assert await grader(Problem("p", "?", gold), f"\\boxed{{{answer}}}") == 1.0
-        assert parse_number(gold) == final_answer(f"#### {answer}") == 2_500_000
-    assert await grader(Problem("p", "?", "2"), f"\\boxed{{{written}}}") == 0.0

@@ -246,3 +246,15 @@ def test_an_adapter_on_experts_is_merged_and_not_served_or_trained(mixture: Path
         evaluated(adapter)
     with pytest.raises(ModelError, match="cannot be published"):
         load(mixture, adapter)
+
+
+def test_an_adapter_in_pickled_weights_is_read_as_well(student: Path, tmp_path: Path) -> None:
+    adapter, wanted = both(student, tmp_path / "adapter", lora())
+    torch.save(load_file(adapter / WEIGHTS), adapter / "adapter_model.bin")
+    (adapter / WEIGHTS).unlink()
+    with pytest.raises(AssertionError, match="an engine was started"):
+        evaluated(adapter)
+    torch.testing.assert_close(logits(merged_model(str(student), adapter)), wanted)
+    (adapter / "adapter_model.bin").write_bytes(b"no pickle")
+    with pytest.raises(ModelError, match="the weights of the adapter cannot be read"):
+        evaluated(adapter)

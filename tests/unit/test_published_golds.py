@@ -60,5 +60,5 @@ async def test_no_math500_gold_is_right_for_its_neighbour_unless_equal() -> None
             right = await grader(problem, neighbour.solution or "")
             if right and problem.answer != neighbour.answer:
                 taken.add(problem.id)
-        assert grader.take_counts() == {"grader/timeouts": 0.0, "grader/restarts": 0.0, "grader/errors": 0.0}
+        assert set(grader.take_counts().values()) == {0.0}
     assert taken == set(EQUAL_NEIGHBOURS)

@@ -19,7 +19,7 @@ from treeopo.problems.settings import GradingSettings
 from treeopo.records import Problem
 
 PROBLEM = Problem("p", "How many?", "72", "so\n\n#### 72")
-NONE = {"grader/timeouts": 0.0, "grader/restarts": 0.0, "grader/errors": 0.0}
+NONE = {"grader/timeouts": 0.0, "grader/restarts": 0.0, "grader/errors": 0.0, "grader/unreadable_golds": 0.0}
 
 MODULE = """
 import os, sys, time
@@ -210,7 +210,12 @@ async def test_its_answers_are_read_in_the_same_process_and_guarded_alike() -> N
         for text in ("1 / 0", "72", "None", "'7' * 10000", "time.sleep(600)"):
             assert await grader.answer(text) == ""
         assert await grader.answer("'again'") == "again"
-        assert grader.take_counts() == {"grader/timeouts": 1.0, "grader/restarts": 1.0, "grader/errors": 4.0}
+        assert grader.take_counts() == {
+            **NONE,
+            "grader/timeouts": 1.0,
+            "grader/restarts": 1.0,
+            "grader/errors": 4.0,
+        }
 
 
 async def test_quick_is_settled_here_and_starts_no_process() -> None:

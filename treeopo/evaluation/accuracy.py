@@ -46,7 +46,8 @@ class Question:
 class Scores:
     """Rewards and final answers of M problems: greedy (M,), sampled (M, S), answers (M, S) of the sampled ones.
 
-    `grader` holds what grading them cost: `grader/timeouts`, `grader/restarts` and `grader/errors`.
+    `grader` holds what grading them cost: `grader/timeouts`, `grader/restarts`, `grader/errors`, and
+    `grader/unreadable_golds`.
     """
 
     problem_ids: tuple[str, ...]

@@ -23,7 +23,7 @@ class ModelScore:
     fractional. Over the temperature-1 samples, by k: pass_at (pass_at[1] is sampled pass@1; with fractional rewards the
     highest reward of k samples) and majority_at; both are empty where none was drawn. Answers whose grading timed out
     are wrong and counted in `grader_timeouts`, those at which the grader failed in `grader_errors`; `grader_restarts`
-    counts the grading processes replaced.
+    counts the grading processes replaced. `grader_unreadable_golds` golds are such that every answer is wrong.
     """
 
     label: str
@@ -34,6 +34,7 @@ class ModelScore:
     grader_timeouts: int = 0
     grader_restarts: int = 0
     grader_errors: int = 0
+    grader_unreadable_golds: int = 0
 
     @property
     def sampled(self) -> Interval | None:
@@ -83,6 +84,7 @@ def _score(label: str, scores: Scores, binary: bool) -> ModelScore:
         grader_timeouts=int(scores.grader.get("grader/timeouts", 0)),
         grader_restarts=int(scores.grader.get("grader/restarts", 0)),
         grader_errors=int(scores.grader.get("grader/errors", 0)),
+        grader_unreadable_golds=int(scores.grader.get("grader/unreadable_golds", 0)),
     )
 
 

@@ -19,7 +19,7 @@ from treeopo.inspect.find import overview
 from treeopo.inspect.tokens import missing_opening
 from treeopo.places import absolute, mapped
 from treeopo.ports import Notify
-from treeopo.problems.graders import open_grader
+from treeopo.problems.graders import open_grader, unreadable_golds
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import STOP_KEY, Prompter, recorded
 from treeopo.problems.settings import GRADER_KEY
@@ -71,8 +71,7 @@ def build_store(
         if warning := missing_opening(open_store(config.output), tokenizer):
             notify(warning)
     if first < len(problem_set):
-        notify("starting the teacher's engine")
-        tasks.run(_search(config, inputs, meta, first, on_progress, start_engine))
+        tasks.run(_search(config, inputs, meta, first, notify, on_progress, start_engine))
     return overview(config.output)[1]
 
 
@@ -106,6 +105,7 @@ async def _search(
     inputs: _Inputs,
     meta: StoreMeta,
     first: int,
+    notify: Notify,
     on_progress: OnProgress,
     start_engine: StartEngine,
 ) -> None:
@@ -115,16 +115,20 @@ async def _search(
     if scores:  # room for the prompts of the actions, and for the one token that follows a solution when it is scored
         longest = max([longest + 1, *(inputs.action_prompts.longest(problem.question) for problem in todo)])
     options = replace(config.engine, max_model_tokens=longest + config.search.max_solution_tokens)
+    problem_set = inputs.problem_set
+    golds = [problem.answer for problem in problem_set]
+    unreadable = await unreadable_golds(problem_set.grader, config.grading, golds, notify)
+    notify("starting the teacher's engine")
     engine = await start_engine(inputs.teacher, options, None)
     began = time.monotonic()
     try:
-        async with open_grader(inputs.problem_set.grader, config.grading) as grader:
+        async with open_grader(problem_set.grader, config.grading, unreadable=unreadable) as grader:
             there = store_exists(config.output)
             with open_writer(config.output) if there else create_writer(config.output, meta) as writer:
                 if meta.vocabulary_size is not None:
                     writer.widen(meta.vocabulary_size)  # an earlier version counted the tokenizer's tokens alone
                 await build_trees(
-                    inputs.problem_set.problems,
+                    problem_set.problems,
                     first,
                     lambda problem: prompts[problem.id],
                     engine,

@@ -23,7 +23,7 @@ from treeopo.evaluation.comparison import Evaluation, compare_models
 from treeopo.inspect.tokens import missing_opening
 from treeopo.places import Kind, absolute, mapped
 from treeopo.ports import Engine, Notify
-from treeopo.problems.graders import open_grader
+from treeopo.problems.graders import open_grader, unreadable_golds
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import recorded
 from treeopo.problems.spec import load_problem_set
@@ -113,6 +113,12 @@ async def _evaluate(
 ) -> dict[tuple[ModelRef, str], Scores]:
     """Scores by model and problem set. Models of one base share an engine, the base itself first."""
     scores: dict[tuple[ModelRef, str], Scores] = {}
+    unreadable = {
+        problem_set.spec: await unreadable_golds(
+            problem_set.grader, config.grading, [problem.answer for problem in problem_set], notify
+        )
+        for problem_set in problem_sets
+    }
     for base in dict.fromkeys(model.base for model in models):
         of_base = sorted((model for model in models if model.base == base), key=lambda model: bool(model.adapter))
         asked = _asked(config, of_base, problem_sets, notify)
@@ -127,7 +133,7 @@ async def _evaluate(
                     report = partial(on_completion, problem_set.spec, model.label)
                     done = answers.done(problem_set.spec, model.label)
                     scores[model, problem_set.spec] = await _score(
-                        config, engine, problem_set.grader, questions, report, done
+                        config, engine, problem_set.grader, questions, report, done, unreadable[problem_set.spec]
                     )
         finally:
             await engine.close()
@@ -185,9 +191,10 @@ async def _score(
     questions: Sequence[Question],
     on_completion: Callable[[Graded], None],
     done: dict[tuple[str, int], Graded],
+    unreadable: dict[str, int],
 ) -> Scores:
     """One model on one problem set, by what the engine serves."""
-    async with open_grader(grader_name, config.grading) as grader:
+    async with open_grader(grader_name, config.grading, unreadable=unreadable) as grader:
         scores = await complete_and_grade(
             questions,
             engine,

@@ -14,17 +14,22 @@ _JOINT = re.compile(r"\s*(?:(?:,\s*)?(?:and|or)\s+|[,;]\s*|(:)\s*)")
 _WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}\s+[A-Za-z]{2,}")  # two of them are prose, in dollars or not
 _TEXT_COMMAND = r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|mbox|operatorname\*?)\s*\{[^{}]*\}"
 _MATH = re.compile(
-    rf"(?:{_TEXT_COMMAND}|\\[A-Za-z]+|\\[,;:! {{}}%|$]|[0-9]+(?:\.[0-9]+)?(?!\.[0-9])|\.[0-9]+|[A-Za-zπ](?![A-Za-z])"
-    r"|(?:sin|cos|tan|log|ln|sqrt|pi)(?![A-Za-z])|[-+*/^_=<>!|()\[\]{}'°%×÷·√∞≤≥≠±−²³½]|[,:;](?=\s*[-+\d\\(A-Za-z])"
+    rf"(?:{_TEXT_COMMAND}|\\(?:begin|end)\s*\{{[a-z]+\*?\}}|\\[A-Za-z]+|\\[,;:! {{}}%|$\\]"
+    r"|[0-9]+(?:\.[0-9]+)?(?!\.[0-9])|\.[0-9]+|[A-Za-zπ](?![A-Za-z])"
+    r"|(?:sin|cos|tan|log|ln|sqrt|pi)(?![A-Za-z])|[-+*/^_=<>!|&()\[\]{}'°%×÷·√∞≤≥≠±−²³½]|[,:;](?=\s*[-+\d\\(A-Za-z])"
     r"|\s+(?=\S)|(?:and|or)\s+(?=[-+]?[\d\\(.]))+"
 )
-_MAYBE_MATH = re.compile(r"[-+−(\[{.|]*\s*(?:[0-9]|\\[A-Za-z{]|√)|[A-Za-z]\s*(?:[=^+*/<>_-]|\\(?:in|le|ge|ne)q?\b)")
+_MAYBE_MATH = re.compile(
+    r"[-+−(\[{.|]*\s*(?:[0-9]|\\[A-Za-z{]|√)|\([A-Za-z]\s*[-+*/^]"
+    r"|[A-Za-z]\s*(?:[=^+*/<>_-]|\\(?:in|le|ge|ne)q?\b)"
+)
 _OPEN_END = re.compile(r"[-+*/^_=<>,:;×÷·−]$|\\(?:cdot|times|le|ge|leq|geq|cup|cap|pm|in|frac|sqrt)$")
+_HALF_MIXED = re.compile(r"^[0-9]+ and [1-9][0-9]*/[1-9][0-9]*$")  # 5 and 1/2: a list, or a mixed number
 _ARTICLE = re.compile(r"\s+[aAI]$")
 _STATED = re.compile(r"[-+−.(]*\s*(?:[0-9$]|\\(?!boxed|fbox)[(\[A-Za-z{$])(?!\\boxed|\\fbox)")
 _AFTER = re.compile(
     rf"(?:{UNITS})?[\"'”’)*_`$]*(?:\s*$|\.(?!\.*[0-9]|\.)|[?,;:](?!\s*[-+.]*[0-9$\\])|\s+[\"'“‘`*_]*{KEEPS_VALUE}[^\W\d_]"
-    r"|\s+[(\u2013\u2014-]+\s*[^\W\d_]{2}|\s*<(?:[|/])|[。，、])"
+    r"|\s+(?!\(mod\b)[(\u2013\u2014-]+\s*[^\W\d_]{2}|\s*<(?:[|/])|[。，、])"
 )
 _MORE = re.compile(r"[0-9$\\]")
 _PERCENT = re.compile(r"\s*(?:\\?%|percent\b)")
@@ -124,6 +129,6 @@ def _bare(rest: str) -> tuple[str, str] | None:
         return None
     latex = _ARTICLE.sub("", head[0].rstrip()).rstrip(",:; ")
     after = rest[len(head[0].rstrip()) :]
-    if _OPEN_END.search(latex) or not _AFTER.match(after):
+    if _OPEN_END.search(latex) or _HALF_MIXED.search(latex) or not _AFTER.match(after):
         return "", after
     return re.sub(r"\s*(?:,\s*)?\b(?:and|or)\s+", ", ", latex), after

@@ -36,20 +36,25 @@ UNITS = (
     "|hours?|minutes?|seconds?|days?|degrees?|dollars?|cents?|percent"
 )
 _SCALES = "hundred|thousand|million|billion|trillion|thirds|fifths|sixths|eighths|tenths|hundredths|thousandths"
-_VALUES = rf"{_SCALES}|pi|squared|cubed|factorial"
-_JOINS = "and|or|to|through|plus|minus|times|over|choose|mod|modulo|divided by|multiplied by"
+_VALUES = rf"{_SCALES}|pi|squared|cubed|factorial|sqrt|(?:square\s+)?roots?\s+of|(?:more|less|fewer)\s+than"
+_JOINS = "and|or|to|through|plus|minus|times|over|choose|mod|modulo|divided by|multiplied by|out of"
+_COMPOUNDS = "ft|feet|foot|yards?|h|hours?|hrs?|m|minutes?|mins?|days?|weeks?|months?|years?|dollars?|pounds?|lbs?|kg"
 _VARIABLES = "[eiknxyzπ]"
 _LETTER = r"[^\W\d_]"
-KEEPS_VALUE = rf"(?!(?i:{_VALUES})\b|(?i:{_JOINS})\s+(?:a\s+half\b|[-+$.(]*[0-9\\])|{_VARIABLES}(?!{_LETTER}))"
-"""Holds where no word follows that makes another number of the one before it: `5 million`, `5 or 7`, `5 x`."""
+KEEPS_VALUE = (
+    rf"(?!(?i:{_VALUES})\b|(?i:{_JOINS})\s+(?:a\s+half\b|[-+$.(*_]*[0-9\\])|{_VARIABLES}(?!{_LETTER})"
+    rf"|(?:{_COMPOUNDS}),?\s+(?:and\s+)?[0-9]+\s?{_LETTER})"
+)
+"""Holds where no word follows that makes another number of the one before: `5 million`, `5 or 7`, `5 ft 6 in`."""
 
 # What may follow a number that stands alone; each alternative begins with another character.
 _ALONE = re.compile(
-    rf"(?:(?:{UNITS})(?!\w))?[%°¢'\"”’`)\]}}]*(?:[*_]+(?![\w{{\\(]))?(?:"
-    r"\s*(?:$|[.](?!\.*[0-9]|\.)|[,;](?!\s*(?:(?:and|or)\s+)?(?:[-+.({\[]*[0-9]|\\))|:(?!\s*[-+.]*[0-9])|\?)|[。，、]"
+    rf"(?:(?:{UNITS})(?:/(?:h|hr|s|min|day|week|l|L|kg|g))?(?!\w))?[%°¢'\"”’`)\]}}]*(?:[*_]+(?![\w{{\\(]))?(?:"
+    r"\s*(?:$|[.](?!\.*[0-9]|\.)|[,;](?!\s*(?:(?:and|or)\s+)?(?:[-+.({\[*_]*[0-9]|\\))|:(?!\s*[-+.]*[0-9])|\?)|[。，、]"
     rf"|\s+(?:[%°¢]|{KEEPS_VALUE}{_LETTER}|[*_\"'“‘`]+(?![\s\w])|[*_\"'“‘`]{_LETTER}{{2}}"
-    rf"|\((?:\s*{_LETTER}{{2}}|[^()]*=)|[-\u2013\u2014]+\s*{_LETTER}{{2}}|[\u3000-\U0010ffff])|\s*<(?:[|/]|[a-z]{{2,}}[^<>]*>)"
+    rf"|[(\[](?:\s*(?!mod\b){_LETTER}{{2}}|[^()]*=)|[-\u2013\u2014]+\s*{_LETTER}{{2}}|[\u3000-\U0010ffff])|\s*<(?:[|/]|[a-z]{{2,}}[^<>]*>)"
     r"|(?![十百千万亿萬億兆分])[\u3040-\u9fff\uac00-\ud7af]"
+    rf"|/\s?{_LETTER}{{2}}|[\u200b-\u200f\ufeff\u2600-\u27bf\U0001f000-\U0001faff]"
     r")"
 )
 _WORD_BEFORE = re.compile(

@@ -8,7 +8,7 @@ after_step   metrics, checkpoint, evaluation; says whether to go on
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +60,8 @@ class HeldOut:
 
     problem_set: ProblemSet
     questions: Sequence[Question]
+    unreadable: Mapping[str, int] | None = None
+    """Golds that its grader cannot read, and how often each occurs."""
 
 
 class Learn:
@@ -258,7 +260,8 @@ class TrainingLoop:
 
         async def score() -> Scores:
             with self.meter.because(Idle.EVALUATING), self.timeline.span("evaluation", "held-out problems"):
-                async with open_grader(held_out.problem_set.grader, config.grading) as grader:
+                name, unreadable = held_out.problem_set.grader, held_out.unreadable
+                async with open_grader(name, config.grading, unreadable=unreadable) as grader:
                     return await complete_and_grade(
                         held_out.questions,
                         Metered(engine, self.meter),

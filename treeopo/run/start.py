@@ -19,7 +19,7 @@ from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.learner.checkpoints import Checkpoints
 from treeopo.methods import Need, find_method
 from treeopo.ports import Engine, Notify
-from treeopo.problems.graders import open_grader
+from treeopo.problems.graders import open_grader, unreadable_golds
 from treeopo.recipes.batches import Services, TrainingData
 from treeopo.recipes.losses import make_losses
 from treeopo.rollout.meter import EngineMeter
@@ -75,6 +75,7 @@ async def run_training(
         seed=config.seed,
         trust_remote_code=config.engine.trust_remote_code,
     )
+    unreadable, held_out = await _unreadable(inputs, config, notify)
     async with AsyncExitStack() as stack:
         notify("loading the student")
         checkpoints = Checkpoints(run.checkpoints, config.checkpoints_kept)
@@ -96,7 +97,9 @@ async def run_training(
         if engine is not None:
             stack.callback(rmtree, run.policies, ignore_errors=True)
             stack.push_async_callback(engine.close)
-        grader = await stack.enter_async_context(open_grader(inputs.grader, config.grading, config.needs_binary))
+        grader = await stack.enter_async_context(
+            open_grader(inputs.grader, config.grading, config.needs_binary, unreadable)
+        )
         timeline = Timeline.open(run.timeline, f"from step {learner.version}")
         stack.callback(timeline.close)
         meter = EngineMeter(config.engine.slots if engine else 0, timeline)
@@ -105,7 +108,21 @@ async def run_training(
         make_batch = inputs.data.batches(services)
         loop = TrainingLoop(run, inputs.tokenizer, learner, engine, grader, meter, timeline, trackers, on_step, kept)
         with patient_collector():
-            await loop.to_the_end(make_batch, inputs.held_out)
+            await loop.to_the_end(make_batch, held_out)
+
+
+async def _unreadable(inputs: Inputs, config: TrainConfig, notify: Notify) -> tuple[dict[str, int], HeldOut | None]:
+    """Golds of the store that its grader cannot read, if the run grades, and the held-out problems with theirs."""
+    held_out = inputs.held_out
+    unreadable: dict[str, int] = {}
+    if inputs.store is not None and Need.ENGINE in find_method(config.method).needs:
+        unreadable = await unreadable_golds(inputs.grader, config.grading, inputs.store.answers(), notify)
+    if held_out is not None:
+        problem_set = held_out.problem_set
+        golds = [problem.answer for problem in problem_set]
+        of_it = await unreadable_golds(problem_set.grader, config.grading, golds, notify)
+        held_out = replace(held_out, unreadable=of_it)
+    return unreadable, held_out
 
 
 def _keep_rollouts(run: RunDirectory, inputs: Inputs, resume_at: int) -> KeptRollouts | None:

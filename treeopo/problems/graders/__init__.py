@@ -1,6 +1,7 @@
 """Graders: what reads and compares final answers. Those that ship, and by `package.module:Name` any other."""
 
 from treeopo.problems.graders.base import Grader, GradingTimeout, has_quick, load_grader
+from treeopo.problems.graders.golds import unreadable_golds
 from treeopo.problems.graders.opened import OpenGrader, open_grader
 from treeopo.problems.settings import DEFAULT_GRADER, GRADERS
 
@@ -13,4 +14,5 @@ __all__ = [
     "has_quick",
     "load_grader",
     "open_grader",
+    "unreadable_golds",
 ]

@@ -23,6 +23,8 @@ class Grader(Protocol):
 
         quick(problem, text) -> float | None    what takes microseconds, settled on the event loop; None: ask `grade`
         prepare(deadline_seconds) -> None       called once in each new process, before its first answer
+        reads(gold) -> bool                     whether it understands a gold answer; those that it does not are told
+                                                before anything starts, and worth 0. Without it all count as understood
     """
 
     prompt_ending: str

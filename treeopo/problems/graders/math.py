@@ -10,10 +10,10 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from treeopo.errors import GraderError
-from treeopo.problems.answers import Boxed, claims, last_boxed, tail
+from treeopo.problems.answers import Boxed, claims, is_balanced, last_boxed, tail
 from treeopo.problems.graders.base import GradingTimeout
 from treeopo.problems.graders.closeness import are_close, are_one_number, ratio, told_apart
 from treeopo.problems.latex import claimed_latex, is_hexadecimal, normal, spelling
@@ -23,9 +23,16 @@ from treeopo.records import Problem
 MAX_ANSWER_CHARS = 512
 """Longer answers are wrong: no published gold has a third of this, and parsing LaTeX is slower than linear."""
 
-Compare = Callable[[str, str], bool]
+
+class MathVerify(NamedTuple):
+    """math-verify at work, on LaTeX: whether gold and answer are equal, and whether it can read a gold."""
+
+    compare: Callable[[str, str], bool]
+    reads: Callable[[str], bool]
+
 
 _FORBIDDEN = {"os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "subprocess.Popen", "socket.connect"}
+_SURELY_READ = re.compile(r"-?(?:[0-9]+(?:\.[0-9]+)?|\\frac\{[0-9]+\}\{[1-9][0-9]*\}|[a-zA-Z])")
 _INTEGER = re.compile(r"[-+]?[0-9]{1,64}")
 
 
@@ -35,7 +42,7 @@ class MathGrader:
     prompt_ending = "Put the final answer in \\boxed{}."
 
     def __init__(self) -> None:
-        self._compare: Compare | None = None
+        self._verify: MathVerify | None = None
 
     def parse_gold(self, text: str, *, worked: bool) -> str:
         """What the last `\\boxed{}` holds (several of one list: all), or (not worked, and no box) the whole text."""
@@ -44,6 +51,21 @@ class MathGrader:
         if not gold.strip():
             raise ValueError("does not end in " + ("a closed \\boxed{} with an answer" if worked else "an answer"))
         return gold.strip()
+
+    def quick_reads(self, gold: str) -> bool | None:
+        """Whether math-verify can read a gold, where its text tells."""
+        if not gold.strip() or len(gold) > MAX_ANSWER_CHARS or not is_balanced(gold):
+            return False
+        return True if _SURELY_READ.fullmatch(spelling(gold)) else None
+
+    def reads(self, gold: str) -> bool:
+        """Whether math-verify makes an object of a gold: what it does not, it compares as text.
+
+        Raises:
+            GraderError: this is no worker process.
+        """
+        known = self.quick_reads(gold)
+        return self._prepared().reads(normal(gold)) if known is None else known
 
     def answer(self, text: str) -> str:
         return spelled_answer(text)
@@ -61,8 +83,8 @@ class MathGrader:
         is a single instruction), hence the pool's deadline.
         """
         _set_limits()
-        self._compare = math_verify(alarm_seconds=max(1, int(0.4 * deadline_seconds)))  # once to read, once to compare
-        self._compare(r"\frac{1}{2}", "0.5 x")  # what parser and algebra load on first use
+        self._verify = math_verify(alarm_seconds=max(1, int(0.4 * deadline_seconds)))  # once to read, once to compare
+        self._verify.compare(r"\frac{1}{2}", "0.5 x")  # what parser and algebra load on first use
         _forbid_running_text()
 
     def grade(self, problem: Problem, text: str) -> float:
@@ -75,11 +97,14 @@ class MathGrader:
         answer = math_answer(text)
         if answer is None or len(answer) > MAX_ANSWER_CHARS:
             return 0.0
-        if self._compare is None:
+        return float(self._prepared().compare(normal(problem.answer), normal(answer)))
+
+    def _prepared(self) -> "MathVerify":
+        if self._verify is None:
             raise GraderError(
                 "math-verify runs in processes of its own; grade through treeopo.problems.graders.open_grader"
             )
-        return float(self._compare(normal(problem.answer), normal(answer)))
+        return self._verify
 
 
 def math_answer(text: str) -> str | None:
@@ -124,7 +149,7 @@ def spelled_answer(text: str) -> str:
     return "" if answer is None else spelling(answer[:MAX_ANSWER_CHARS])
 
 
-def math_verify(alarm_seconds: int) -> Compare:
+def math_verify(alarm_seconds: int) -> MathVerify:
     """Compares gold and answer, both LaTeX, by math-verify as installed but for `parse_expr`; raises `GradingTimeout`.
 
     sympy's `parse_expr` is an `eval`. math-verify would read plain expressions with it (not extracted here), and the
@@ -173,7 +198,17 @@ def math_verify(alarm_seconds: int) -> Compare:
         except Exception:  # noqa: BLE001  as above
             return False
 
-    return compare
+    def reads(gold: str) -> bool:
+        try:
+            return bool(ratio(gold)) or any(not isinstance(one, str) for one in read_gold(gold))
+        except TimeoutException:
+            raise GradingTimeout from None
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001  as above
+            return False
+
+    return MathVerify(compare, reads)
 
 
 def _read_digits(text: str, *_: Any, **__: Any) -> Any:

@@ -5,7 +5,7 @@ quick ─▶ a verdict ─▶ reward                                           (
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -25,10 +25,14 @@ FAILURES_IN_A_ROW = 32
 
 @asynccontextmanager
 async def open_grader(
-    name: str, settings: GradingSettings, binary_for: str | None = None
+    name: str,
+    settings: GradingSettings,
+    binary_for: str | None = None,
+    unreadable: Mapping[str, int] | None = None,
 ) -> AsyncIterator["OpenGrader"]:
     """The grader called `name`, ready to be awaited; on exit none of its processes is left.
 
+    unreadable: golds that the grader cannot read (`graders.golds`): answers to them are worth 0.
     binary_for: what needs rewards of 0 or 1 ("advantage.method optimistic"), so that any other is refused by that name.
 
     Raises:
@@ -39,7 +43,7 @@ async def open_grader(
     load_grader(name)
     pool = GradingPool(name, settings)
     try:
-        yield OpenGrader(name, settings, pool, binary_for)
+        yield OpenGrader(name, settings, pool, binary_for, unreadable)
     finally:
         await pool.close()
 
@@ -48,13 +52,19 @@ class OpenGrader:
     """`Grade`, and the canonical answer, of one grader; neither hangs, and what went wrong is counted."""
 
     def __init__(
-        self, name: str, settings: GradingSettings, pool: "GradingPool", binary_for: str | None = None
+        self,
+        name: str,
+        settings: GradingSettings,
+        pool: "GradingPool",
+        binary_for: str | None = None,
+        unreadable: Mapping[str, int] | None = None,
     ) -> None:
         self._name = name
         self._grader = load_grader(name)
         self._deadline = settings.deadline_seconds
         self._pool = pool
         self._binary_for = binary_for
+        self._unreadable = unreadable or {}
         self._ships = name in GRADERS
         self._quick = getattr(self._grader, "quick", None) if has_quick(self._grader) else None
         self._errors = 0
@@ -63,12 +73,15 @@ class OpenGrader:
         self._taken = self._counted()
 
     async def __call__(self, problem: Problem, text: str) -> float:
-        """The reward of a finished solution, in [0, 1]; 0 where the grader failed, hung or died.
+        """The reward of a finished solution, in [0, 1]; 0 where the grader failed, hung or died, or cannot read the
+        gold.
 
         Raises:
             GraderError: no worker can be started, or a user's grader fails again and again.
             ConfigError: the reward is neither 0 nor 1, and something needs that.
         """
+        if problem.answer in self._unreadable:
+            return 0.0
         reward = self._settled(problem, text) if self._quick is not None else None
         if reward is None:
             reward = float(self._value(await self._pool.grade(problem, text), 0.0))
@@ -90,10 +103,11 @@ class OpenGrader:
         return str(self._value(await self._pool.answer(text), ""))
 
     def take_counts(self) -> dict[str, float]:
-        """`grader/timeouts`, `grader/restarts` and `grader/errors` since the last call."""
+        """`grader/timeouts`, `grader/restarts` and `grader/errors` since the last call; `grader/unreadable_golds`."""
         counted, before = self._counted(), self._taken
         self._taken = counted
-        return {name: float(counted[name] - before[name]) for name in counted}
+        since = {name: float(counted[name] - before[name]) for name in counted}
+        return {**since, "grader/unreadable_golds": float(sum(self._unreadable.values()))}
 
     def _counted(self) -> dict[str, int]:
         return {

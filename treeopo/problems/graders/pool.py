@@ -77,6 +77,10 @@ class GradingPool:
         """The canonical answer in `text`; as `grade`."""
         return await self._ask({"ask": "answer", "text": text})
 
+    async def reads(self, gold: str) -> Reply:
+        """1 where the grader can read a gold answer, else 0; as `grade`."""
+        return await self._ask({"ask": "reads", "gold": gold})
+
     async def close(self) -> None:
         """End every worker; on return none is left."""
         for start in self._starts:

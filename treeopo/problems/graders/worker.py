@@ -1,7 +1,7 @@
 """The process in which a grader runs. Started by `pool` as a script.
 
     stdin    a line of JSON for each answer: {"ask": "grade", "problem": [id, question, answer, solution], "text": ...}
-             or {"ask": "answer", "text": ...}
+             or {"ask": "answer", "text": ...} or {"ask": "reads", "gold": ...}
     stdout   {"ready": true}, or {"error": why the grader cannot be used}; then a line for each answer: {"value": reward
              or answer}, {"error": what went wrong} or {"timeout": true}
 
@@ -96,6 +96,8 @@ def _reply(grader: "Grader", request: dict[str, Any]) -> dict[str, Any]:
     try:
         if request["ask"] == "answer":
             return {"value": _canonical(grader.answer(request["text"]))}
+        if request["ask"] == "reads":
+            return {"value": float(bool(grader.reads(request["gold"])))}  # type: ignore[attr-defined]  # it was asked
         returned = grader.grade(Problem(*request["problem"]), request["text"])
     except GradingTimeout:
         return {"timeout": True}
