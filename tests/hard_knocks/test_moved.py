@@ -23,7 +23,7 @@ from treeopo.config import BuildConfig, EvalConfig, TrainConfig, load_config
 from treeopo.engines.scripted import ScriptedEngine
 from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.errors import RunError
+from treeopo.errors import ModelError, RunError
 from treeopo.jobs.build import build_store
 from treeopo.jobs.evaluate import evaluate
 from treeopo.jobs.train import train
@@ -217,3 +217,11 @@ def test_a_build_goes_on_only_with_the_teacher_and_the_problems_it_began_with(at
         flags["output"] = at / "earlier.zarr"
     with contextlib.chdir("a"):
         build()
+
+
+@pytest.mark.parametrize("name", ["./tiny", "../tiny", "/scratch/gone", "a/b/tiny"])
+def test_a_model_that_is_a_path_and_not_there_is_named_with_where_it_was_looked_for(at: Path, name: str) -> None:
+    with pytest.raises(ModelError, match="there is no such directory") as error:
+        ModelTokenizer(name)
+    assert repr(name) in str(error.value)
+    assert (f"seen from {at}" in str(error.value)) == (not name.startswith("/"))

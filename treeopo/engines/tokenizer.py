@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 from treeopo_storage.joint import Encoded
 
 from treeopo.errors import ModelError
+
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 _TAKEN = ("messages", "bos_token", "eos_token", "add_generation_prompt", "tools", "documents")
@@ -42,6 +45,9 @@ class ModelTokenizer:
             self.hf: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            if not _HUB_NAME.fullmatch(model) and not Path(model).is_dir():
+                seen_from = "" if Path(model).is_absolute() else f", seen from {Path.cwd()}"
+                reason = f"there is no such directory{seen_from}"
             raise ModelError(f"no tokenizer for {model!r}: {reason}") from None
         if not self.hf.is_fast or self.hf.eos_token_id is None:
             raise ModelError(f"the tokenizer of {model!r} must be a fast one with an end-of-text token")
