@@ -136,7 +136,7 @@ def _lacks(row: Any, layout: Layout) -> str:
     shown = shortened(json.dumps(value, default=repr), 60)
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool) and layout.is_worked:
         named = f"?question={layout.question}&answer={layout.answer}"
-        return f"`{column}` is the number {shown}, and not a worked solution as published; name the columns, {named},"
+        return f"`{column}` is the number {shown}, and not a worked solution as published; name the columns ({named})"
     return f"`{column}` is {shown}; an answer is a number or a text"
 
 
