@@ -5,16 +5,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from treeopo.errors import GraderError, shortened
-from treeopo.ports import Notify
 from treeopo.problems.graders.base import load_grader
 from treeopo.problems.settings import GRADERS, GradingSettings
 
 if TYPE_CHECKING:
+    from treeopo.ports import Notify
     from treeopo.problems.graders.pool import GradingPool
 
 
 async def unreadable_golds(
-    name: str, settings: GradingSettings, golds: Iterable[str], notify: Notify
+    name: str, settings: GradingSettings, golds: Iterable[str], notify: "Notify"
 ) -> dict[str, int]:
     """How often each of `golds` occurs that the grader called `name` cannot read, by its method `reads`; empty where it
     has none.
