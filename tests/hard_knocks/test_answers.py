@@ -2,8 +2,11 @@
 
 import pytest
 
+from treeopo.problems.graders import open_grader
 from treeopo.problems.graders.math import MathGrader, math_answer
 from treeopo.problems.graders.number import final_answer, parse_number
+from treeopo.problems.settings import GradingSettings
+from treeopo.records import Problem
 
 # (after "The answer is", read by `math`, read by `number`); None: no answer.
 # huggingface/Math-Verify#60, hendrycks/math#23, EleutherAI/lm-evaluation-harness#3477
@@ -187,3 +190,38 @@ def test_the_ways_chat_models_end_in_are_statements_in_both_families(text: str) 
 def test_the_head_of_a_solution_and_prose_are_no_statements(text: str) -> None:
     assert math_answer(f"\\boxed{{7}}\n{text}") == "7"
     assert final_answer(f"#### 7\n{text}") == 7
+
+
+# Parts that a reader of the reports above would still take
+@pytest.mark.parametrize(
+    ("family", "gold", "text"),
+    [
+        ("number", "0", r"Thus $\boxed{0.\overline{6}}$"),
+        ("number", "0", r"#### 0.\overline{6}"),
+        ("number", "0", r"The answer is 0.\overline{6}"),
+        ("number", "5", r"\boxed{(x, 5)}"),
+        ("math", "9", r"\boxed{7 2}"),
+        ("math", r"5\text{ m}", r"The answer is 5\text{ cm}"),
+        ("math", r"5\text{ m}", r"The answer is 5 \text{cm}^2."),
+    ],
+)
+async def test_a_part_of_what_was_said_is_not_the_answer(family: str, gold: str, text: str) -> None:
+    async with open_grader(family, GradingSettings(workers=1, deadline_seconds=60)) as grader:
+        assert await grader(Problem("p", "?", gold), text) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("family", "gold", "text"),
+    [
+        ("number", "72", "#### 72\n\nQuestion: How many?\n\nAnswer: 9"),
+        ("number", "72", "So \\boxed{72}.\n\nQuestion: How many?\nAnswer: 9"),
+        ("math", "72", "\\boxed{72}\n\nQuestion: How many?\n\nAnswer: 9"),
+        ("math", r"\frac{1}{2}", r"\boxed{\frac1 2}"),
+        ("math", r"5\text{ m}", r"The answer is 5\text{ m}."),
+    ],
+)
+async def test_the_answer_of_a_question_that_a_base_model_goes_on_with_is_not_this_one_s(
+    family: str, gold: str, text: str
+) -> None:
+    async with open_grader(family, GradingSettings(workers=1, deadline_seconds=60)) as grader:
+        assert await grader(Problem("p", "?", gold), text) == 1.0

@@ -23,6 +23,7 @@ _MAYBE_MATH = re.compile(
     r"[-+−(\[{.|]*\s*(?:[0-9]|\\[A-Za-z{]|√)|\([A-Za-z]\s*[-+*/^]"
     r"|[A-Za-z]\s*(?:[=^+*/<>_-]|\\(?:in|le|ge|ne)q?\b)"
 )
+_UNIT_AS_TEXT = re.compile(rf"\s*[-+−]?[0-9][0-9.,]*\s*({_TEXT_COMMAND}(?:\^\s*\{{?\s*[23]\s*\}}?)?)")
 _OPEN_END = re.compile(r"[-+*/^_=<>,:;×÷·−]$|\\(?:cdot|times|le|ge|leq|geq|cup|cap|pm|in|frac|sqrt)$")
 _HALF_MIXED = re.compile(r"^[0-9]+ and [1-9][0-9]*/[1-9][0-9]*$")  # 5 and 1/2: a list, or a mixed number
 _ARTICLE = re.compile(r"\s+[aAI]$")
@@ -120,6 +121,8 @@ def _bare(rest: str) -> tuple[str, str] | None:
     number = leading_number(line)
     if number is not None:
         digits, after = line[number.begin : number.end], line[number.end :]
+        if unit := _UNIT_AS_TEXT.match(rest):
+            return digits + unit[1], after
         return digits + ("\\%" if _PERCENT.match(after) else ""), after
     rest = _CURRENCY.sub("", rest)
     if not _MAYBE_MATH.match(rest):

@@ -50,7 +50,7 @@ KEEPS_VALUE = (
 # What may follow a number that stands alone; each alternative begins with another character.
 _ALONE = re.compile(
     rf"(?:(?:{UNITS})(?:/(?:h|hr|s|min|day|week|l|L|kg|g))?(?!\w))?[%°¢'\"”’`)\]}}]*(?:[*_]+(?![\w{{\\(]))?(?:"
-    r"\s*(?:$|[.](?!\.*[0-9]|\.)|[,;](?!\s*(?:(?:and|or)\s+)?(?:[-+.({\[*_]*[0-9]|\\))|:(?!\s*[-+.]*[0-9])|\?)|[。，、]"
+    r"\s*(?:$|[.](?!\.*[0-9]|\.|\\)|[,;](?!\s*(?:(?:and|or)\s+)?(?:[-+.({\[*_]*[0-9]|\\))|:(?!\s*[-+.]*[0-9])|\?)|[。，、]"
     rf"|\s+(?:[%°¢]|{KEEPS_VALUE}{_LETTER}|[*_\"'“‘`]+(?![\s\w])|[*_\"'“‘`]{_LETTER}{{2}}"
     rf"|[(\[](?:\s*(?!mod\b){_LETTER}{{2}}|[^()]*=)|[-\u2013\u2014]+\s*{_LETTER}{{2}}|[\u3000-\U0010ffff])|\s*<(?:[|/]|[a-z]{{2,}}[^<>]*>)"
     r"|(?![十百千万亿萬億兆分])[\u3040-\u9fff\uac00-\ud7af]"
@@ -160,6 +160,8 @@ def _begins_alone(before: str, number: str) -> bool:
         return False  # f(5), \sqrt{16}
     is_apart = opened.rstrip() != before or not opened
     words = opened.rstrip()
+    if words.endswith((",", ";")) and any(before.count(one) > before.count(other) for one, other in ("()", "[]", "{}")):
+        return False  # (3, 5)
     if not words or words.endswith(("=>", "->", "|>")):
         return True
     if words[-1] in "=:≈~#.,;!?":

@@ -34,6 +34,7 @@ class MathVerify(NamedTuple):
 _FORBIDDEN = {"os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "subprocess.Popen", "socket.connect"}
 _SURELY_READ = re.compile(r"-?(?:[0-9]+(?:\.[0-9]+)?|\\frac\{[0-9]+\}\{[1-9][0-9]*\}|[a-zA-Z])")
 _INTEGER = re.compile(r"[-+]?[0-9]{1,64}")
+_APART = re.compile(r"[-+0-9., ]*[0-9] +[0-9][-+0-9., ]*")  # 7 2, which math-verify adds up
 
 
 class MathGrader:
@@ -111,11 +112,14 @@ def math_answer(text: str) -> str | None:
     """The LaTeX of the last `\\boxed{}` or "answer is $...$" of a solution, whichever stands later.
 
     A `\\boxed{` that is never closed is no answer, whatever stands before it; nor is an "answer is" with LaTeX or
-    digits that cannot be read whole. Boxes of one list are one answer. "answer is" before words is prose.
+    digits that cannot be read whole. Boxes of one list are one answer. "answer is" before words is prose, and "Answer:"
+    counts where there is no box.
     """
     text = tail(text)
     boxed = last_boxed(text)
     for claim in claims(text, boxed.position if boxed else 0):
+        if boxed and not claim.is_sentence:
+            continue
         latex = claimed_latex(claim)
         if latex is not None:
             return latex or None
@@ -140,7 +144,7 @@ def quick_verdict(gold: str, answer: str) -> bool | None:
         return True
     if _INTEGER.fullmatch(gold) and _INTEGER.fullmatch(answer):
         return int(gold) == int(answer)
-    return False if is_hexadecimal(answer) else None
+    return False if is_hexadecimal(answer) or _APART.fullmatch(answer) else None
 
 
 def spelled_answer(text: str) -> str:

@@ -44,13 +44,17 @@ def final_answer(text: str) -> Exact | None:
     """The number that a solution ends in: after the last of `####`, `\\boxed{}` and "answer is".
 
     A `####`, a box or an "answer is 5..." without a number that stands alone is no answer, whatever stands before it;
-    "answer is" before words ("the answer is not clear") is prose. Several boxes of one list are no number.
+    "answer is" before words ("the answer is not clear") is prose. "Answer: 5" counts where there is neither `####` nor
+    box: behind one it belongs to the next question that a base model goes on with. Several boxes of one list are no
+    number.
     """
     text = tail(text)
     mark = last_mark(text)
     boxed = last_boxed(text, max(mark, 0))
     last = mark if boxed is None else boxed.position
     for claim in claims(text, max(last, 0)):
+        if last >= 0 and not claim.is_sentence:
+            continue
         line = plain(claim.rest)
         number = leading_number(line)
         if number is not None and (claim.is_sentence or not _DIGIT.search(line, number.end)):
