@@ -7,6 +7,7 @@ from typing import Final
 SYNONYMS: Final = {
     "adam_weight_decay": "learner.optimizer.weight_decay",
     "beta": "kl.beta",
+    "chat_template_kwargs": "prompt.chat_arguments",
     "clip_ratio_high": "learner.clip_high",
     "clip_ratio_low": "learner.clip_low",
     "dataset_name": "store",

@@ -37,7 +37,7 @@ TEXT = "Frage: {question} è\n\n"
 
 
 class Characters(CharTokenizer):
-    def chat(self, messages: Sequence[Message], template_args: object) -> list[int]:
+    def chat(self, messages: Sequence[Message], chat_arguments: object) -> list[int]:
         raise NotImplementedError
 
 

@@ -8,7 +8,7 @@ import pytest
 from treeopo.config import BuildConfig, EvalConfig, Section, TrainConfig, load_config
 from treeopo.errors import ConfigError
 from treeopo.setting_names import SYNONYMS
-from treeopo.settings_reference import command_settings
+from treeopo.settings_reference import CONFIGS, command_settings
 
 TRAIN = {"store": "t.zarr", "output": "run"}
 EVAL = {"model": "m", "problems": ["p.jsonl"]}
@@ -30,6 +30,7 @@ BUILD = {"output": "t.zarr", "problems": "p.jsonl"}
         (TrainConfig, TRAIN, "stepz", "steps"),
         (BuildConfig, BUILD, "temperature", "search.temperature"),
         (EvalConfig, EVAL, "limitt", "limit"),
+        (EvalConfig, EVAL, "chat_template_kwargs", "prompt.chat_arguments"),
         (EvalConfig, EVAL, "engine.server.request_per_second", "engine.server.requests_per_second"),
     ],
 )
@@ -53,4 +54,4 @@ def test_a_name_that_is_like_none_is_refused_with_those_beside_it(tmp_path: Path
 
 
 def test_every_synonym_leads_to_a_setting_that_there_is() -> None:
-    assert set(SYNONYMS.values()) <= {setting.name for setting in command_settings("train")}
+    assert set(SYNONYMS.values()) <= {setting.name for command in CONFIGS for setting in command_settings(command)}

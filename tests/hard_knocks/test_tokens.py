@@ -154,19 +154,19 @@ def test_build_and_eval_pass_the_notice_on(tmp_path: Path) -> None:
 def test_a_chat_template_takes_arguments_and_one_it_does_not_know_is_refused(tmp_path: Path) -> None:
     tokenizer = saved(tmp_path / "model", byte_level(), chat=THINKING)
 
-    def asked(**template_args: bool) -> str:
-        settings = PromptSettings(style="chat", template_args=dict(template_args))
+    def asked(**chat_arguments: bool) -> str:
+        settings = PromptSettings(style="chat", chat_arguments=dict(chat_arguments))
         return tokenizer.decode(Prompter(tokenizer, settings, ProblemSet("numbers", (PROBLEM,)))(PROBLEM))
 
     assert asked().endswith("[assistant]")
     assert asked(enable_thinking=False) == asked() + "<think>\n\n</think>\n\n"
     assert asked(enable_thinking=True) == asked()
-    with pytest.raises(ModelError, match=r"^prompt\.template_args: .* asks for no 'enable_thinkng'; leave it out$"):
+    with pytest.raises(ModelError, match=r"^prompt\.chat_arguments: .* asks for no 'enable_thinkng'; leave it out$"):
         asked(enable_thinkng=False)
     with pytest.raises(ModelError, match="asks for no 'messages'"):
         asked(messages=False)
     with pytest.raises(ConfigError, match=r"set prompt\.style to chat"):
-        PromptSettings(template_args={"enable_thinking": False})
+        PromptSettings(chat_arguments={"enable_thinking": False})
 
 
 def test_retokenising_chat_prompts_tells_what_they_lose(tmp_path: Path) -> None:
@@ -183,12 +183,12 @@ def test_the_arguments_can_be_typed_and_are_kept_with_the_store(tmp_path: Path) 
     from treeopo_cli.options import settings
 
     tokenizer = saved(tmp_path / "model", byte_level(), chat=THINKING)
-    for typed_ in ("prompt.template_args.enable_thinking=false", "prompt.template_args={enable_thinking=false}"):
+    for typed_ in ("prompt.chat_arguments.enable_thinking=false", "prompt.chat_arguments={enable_thinking=false}"):
         flags = settings([typed_, "prompt.style=chat"]) | {"problems": "p", "output": tmp_path / "t.zarr"}
         config = load_config(BuildConfig, file=None, flags=flags)
-        assert config.prompt.template_args == {"enable_thinking": False}
+        assert config.prompt.chat_arguments == {"enable_thinking": False}
     with_them = open_store(build(tmp_path, tokenizer, prompt=asdict(config.prompt)))
-    assert with_them.meta.search["prompt"]["template_args"] == {"enable_thinking": False}  # type: ignore[index]
+    assert with_them.meta.search["prompt"]["chat_arguments"] == {"enable_thinking": False}  # type: ignore[index]
     shutil.rmtree(tmp_path / "t.zarr")
     without = open_store(build(tmp_path, tokenizer, prompt={"style": "chat"}))
-    assert "template_args" not in without.meta.search["prompt"]  # type: ignore[operator]  # as an earlier version left it
+    assert "chat_arguments" not in without.meta.search["prompt"]  # type: ignore[operator]  # as an earlier version left it

@@ -9,7 +9,7 @@ import pytest
 from treeopo.engines.scripted import CharTokenizer
 from treeopo.errors import ConfigError, ProblemError
 from treeopo.problems.problem_set import ProblemSet, PromptTemplate
-from treeopo.problems.prompting import Message, Prompter, PromptSettings, TemplateArgs
+from treeopo.problems.prompting import ChatArguments, Message, Prompter, PromptSettings
 from treeopo.records import Problem
 
 PROBLEM = Problem("p", "How many?", "3")
@@ -20,7 +20,7 @@ NUMBERS = ProblemSet("numbers", (PROBLEM,))
 class Chatting(CharTokenizer):
     """Shows messages as a chat template would."""
 
-    def chat(self, messages: Sequence[Message], template_args: TemplateArgs) -> list[int]:
+    def chat(self, messages: Sequence[Message], chat_arguments: ChatArguments) -> list[int]:
         return self.encode("".join(f"<{row['role']}>{row['content']}" for row in messages) + "<assistant>")
 
 

@@ -333,7 +333,7 @@ async def test_a_scripted_engine_without_a_likelihood_does_not_score() -> None:
 
 def test_a_chat_model_is_instructed_in_its_own_template() -> None:
     class Chat(CharTokenizer):
-        def chat(self, messages: list[dict[str, str]], template_args: object) -> list[int]:
+        def chat(self, messages: list[dict[str, str]], chat_arguments: object) -> list[int]:
             return self.encode("".join(f"<{message['role']}>{message['content']}" for message in messages))
 
     problem_set = ProblemSet("s", (PROBLEM,))

@@ -144,33 +144,33 @@ class ModelTokenizer:
         taken = re.compile(f"{_ESCAPE}|{self._special.pattern}")
         return taken.sub(lambda found: "".join(_ESCAPE + character for character in found[0]), text)
 
-    def chat(self, messages: Sequence[Mapping[str, str]], template_args: Mapping[str, Any] = _NONE) -> list[int]:
+    def chat(self, messages: Sequence[Mapping[str, str]], chat_arguments: Mapping[str, Any] = _NONE) -> list[int]:
         """The messages under the tokenizer's chat template, up to where the assistant's next one begins. The special
-        tokens are the template's; those that a message names are text. `template_args`: what else the template is told.
+        tokens are the template's; those that a message names are text. `chat_arguments`: what else it is told.
 
         Raises:
             ModelError: it has no chat template, or one that refuses these messages or names no such argument; or as
                 `begin`.
         """
         if not any(self._special.search(message["content"]) for message in messages):
-            ids: list[int] = self._render(messages, template_args, tokenize=True, return_dict=False)
+            ids: list[int] = self._render(messages, chat_arguments, tokenize=True, return_dict=False)
             return ids
         escaped = [{**message, "content": self.escape(message["content"])} for message in messages]
-        tokens: list[int] = self._escaped(self._render(escaped, template_args, tokenize=False)).ids.tolist()
+        tokens: list[int] = self._escaped(self._render(escaped, chat_arguments, tokenize=False)).ids.tolist()
         return tokens
 
-    def _render(self, messages: Sequence[Mapping[str, str]], template_args: Mapping[str, Any], **options: bool) -> Any:
+    def _render(self, messages: Sequence[Mapping[str, str]], chat_arguments: Mapping[str, Any], **options: bool) -> Any:
         from jinja2 import TemplateError
 
         try:
             template = self.hf.get_chat_template()
-            unknown = [name for name in template_args if name in _TAKEN or name not in re.findall(r"\w+", template)]
+            unknown = [name for name in chat_arguments if name in _TAKEN or name not in re.findall(r"\w+", template)]
             if not unknown:
-                options |= {"add_generation_prompt": True, **template_args}
+                options |= {"add_generation_prompt": True, **chat_arguments}
                 return self.hf.apply_chat_template(list(messages), chat_template=template, **options)
         except (ValueError, TemplateError) as error:
             raise ModelError(f"chat prompts: {str(error).splitlines()[0]}; use prompt.style plain") from None
-        raise ModelError(f"prompt.template_args: the model's chat template asks for no {unknown[0]!r}; leave it out")
+        raise ModelError(f"prompt.chat_arguments: the model's chat template asks for no {unknown[0]!r}; leave it out")
 
     @cached_property
     def _special_ids(self) -> dict[str, int]:

@@ -16,7 +16,7 @@ from treeopo.problems.spec import load_problems
 from treeopo.records import Problem
 
 Message = dict[str, str]
-TemplateArgs = Mapping[str, bool | int | float | str]
+ChatArguments = Mapping[str, bool | int | float | str]
 """What a chat template is told beside the messages, by its own names."""
 
 STOP_KEY = "stop"
@@ -35,7 +35,7 @@ class Encode(Protocol):
 
     def escape(self, text: str) -> str: ...
 
-    def chat(self, messages: Sequence[Message], template_args: TemplateArgs) -> list[int]: ...
+    def chat(self, messages: Sequence[Message], chat_arguments: ChatArguments) -> list[int]: ...
 
     def decode(self, token_ids: list[int]) -> str: ...
 
@@ -56,13 +56,13 @@ class PromptSettings:
     template: Path | None = None
     """A text file that names {question} once, instead of the style's own text."""
 
-    template_args: dict[str, bool | int | float | str] = field(default_factory=dict)
+    chat_arguments: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Arguments of the chat template, e.g. enable_thinking = false."""
 
     def __post_init__(self) -> None:
         require(
-            self.style == "chat" or not self.template_args,
-            "prompt.template_args are a chat template's; set prompt.style to chat, or leave them out",
+            self.style == "chat" or not self.chat_arguments,
+            "prompt.chat_arguments are a chat template's; set prompt.style to chat, or leave them out",
         )
         require(self.shots >= 0, f"prompt.shots is {self.shots}; it must not be negative")
         require(
@@ -73,7 +73,7 @@ class PromptSettings:
 
 def recorded(prompt: dict[str, Any]) -> dict[str, Any]:
     """`PromptSettings` as JSON, without what earlier versions lacked if it is not used: what they began goes on."""
-    return {name: value for name, value in prompt.items() if name != "template_args" or value}
+    return {name: value for name, value in prompt.items() if name != "chat_arguments" or value}
 
 
 class Prompter:
@@ -96,7 +96,7 @@ class Prompter:
     ) -> None:
         self._tokenizer = tokenizer
         self._chat = settings.style == "chat"
-        self._template_args = settings.template_args
+        self._chat_arguments = settings.chat_arguments
         own = _chat_text(problem_set.grader) if self._chat else problem_set.template.text
         self._template = own if settings.template is None else _read(settings.template, self._chat)
         self._examples = _examples(settings)
@@ -124,13 +124,13 @@ class Prompter:
                 for example in self._examples
                 for message in (_message("user", self._render(example)), _message("assistant", example.solution or ""))
             ]
-            return self._tokenizer.chat([*messages, _message("user", self._render(problem))], self._template_args)
+            return self._tokenizer.chat([*messages, _message("user", self._render(problem))], self._chat_arguments)
         return self._tokenizer.begin("".join([*map(self._solved, self._examples), self._plain(problem)]))
 
     def instruct(self, text: str) -> list[int]:
         """Tokens of a prompt that is `text` alone, in the style of the others and without their examples."""
         if self._chat:
-            return self._tokenizer.chat([_message("user", text.strip())], self._template_args)
+            return self._tokenizer.chat([_message("user", text.strip())], self._chat_arguments)
         return self._tokenizer.begin(self._tokenizer.escape(text))
 
     def _tell_of_changes(self, asked: list[int], notify: Notify) -> None:
