@@ -78,7 +78,7 @@ def build(
 ) -> None:
     """Search problems with the teacher and store every partial solution it visited.
 
-    Killed or stopped, the same command goes on after the last committed problem.
+    Killed or stopped, the same command goes on after the last committed problem, with what the teacher has said.
     """
     from treeopo.config import BuildConfig, load_config
     from treeopo.jobs.build import build_store

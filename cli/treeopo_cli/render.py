@@ -109,7 +109,8 @@ class BuildBar(Bar):
 
     def advance(self, progress: "BuildProgress", remaining: int, seconds: float) -> None:
         rate = progress.tokens / seconds
-        details = f"{progress.solved_share:.0%} solved, {progress.nodes:,} prefixes, {rate:,.0f} tokens/s"
+        finished = f"{progress.solved_share:.0%} solved, {progress.nodes:,} prefixes, " if progress.problems else ""
+        details = f"{finished}{progress.requests:,} completions, {progress.tokens:,} tokens, {rate:,.0f} tokens/s"
         self._show("searching", progress.problems, remaining, details)
 
 

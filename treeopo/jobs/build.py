@@ -3,9 +3,12 @@
 problems ─▶ prompts ─▶ search (teacher's engine, grader) ─▶ tree store, committed in problem order
 """
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from treeopo_storage import StoreMeta, create_writer, open_store, open_writer, store_exists
@@ -27,6 +30,7 @@ from treeopo.problems.spec import load_problem_set
 from treeopo.run.models import check_whole, embedded
 from treeopo.search.actions import ActionPrompts
 from treeopo.search.build import BuildProgress, build_trees
+from treeopo.search.journal import Journal
 from treeopo.search.report import TreeReport
 
 OnProgress = Callable[[BuildProgress, int, float], None]
@@ -48,8 +52,9 @@ def build_store(
 ) -> TreeReport:
     """Search the configured problems with the teacher, or what an earlier build left of them.
 
-    `on_progress(progress, problems to do, seconds so far)` is called after each problem. A stopped build has committed
-    every problem before the first unfinished one, and continues there when called again.
+    `on_progress(progress, problems to do, seconds so far)` is called after each completion and each problem. A stopped
+    build has committed every problem before the first unfinished one, and continues there when called again; what the
+    teacher answered for the others is in STORE.journal, beside a local store, and is not asked for again.
 
     Raises:
         InputError: problems, teacher or settings cannot be used, or the store was built with others.
@@ -121,12 +126,17 @@ async def _search(
     notify("starting the teacher's engine")
     engine = await start_engine(inputs.teacher, options, None)
     began = time.monotonic()
+    there = store_exists(config.output)
     try:
         async with open_grader(problem_set.grader, config.grading, unreadable=unreadable) as grader:
-            there = store_exists(config.output)
-            with open_writer(config.output) if there else create_writer(config.output, meta) as writer:
+            with (
+                open_writer(config.output) if there else create_writer(config.output, meta) as writer,
+                _journal(config, meta) as journal,
+            ):
                 if meta.vocabulary_size is not None:
                     writer.widen(meta.vocabulary_size)  # an earlier version counted the tokenizer's tokens alone
+                if journal is not None and journal.replayed:
+                    notify(f"{journal.replayed:,} completions are known from before the build was stopped")
                 await build_trees(
                     problem_set.problems,
                     first,
@@ -142,6 +152,15 @@ async def _search(
                     answer=grader.answer,
                     prompts=inputs.action_prompts,
                     score=engine if scores else None,
+                    journal=journal,
                 )
     finally:
         await engine.close()
+
+
+def _journal(config: BuildConfig, meta: StoreMeta) -> AbstractContextManager[Journal | None]:
+    """The journal beside a local store; a store that is a URL has none, for most such places cannot be appended to."""
+    if not isinstance(config.output, Path):
+        return nullcontext()
+    path = config.output.with_name(f"{config.output.name}.journal")
+    return Journal(path, json.dumps(asdict(meta), sort_keys=True, default=str))

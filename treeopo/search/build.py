@@ -4,13 +4,14 @@
 
 Searches run ahead of the earliest unfinished problem by a bounded window, so a slow problem neither starves the engine
 nor lets finished trees pile up. Whatever ends the build, the trees taken over so far are committed, and those that
-finished behind an unfinished problem are dropped: to resume, start again at the number of committed problems.
+finished behind an unfinished problem are dropped: to resume, start again at the number of committed problems. What the
+teacher answered for the others is in the journal, if there is one.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -20,6 +21,7 @@ from treeopo.errors import ConfigError, EngineError
 from treeopo.ports import Generate, Grade, ScoreTokens, Tokenize
 from treeopo.records import Completion, Problem, Request
 from treeopo.search.actions import ActionPrompts
+from treeopo.search.journal import Journal
 from treeopo.search.problem import search_problem
 from treeopo.search.settings import SearchSettings
 from treeopo.search.steps import StepSplitter
@@ -35,7 +37,7 @@ Commit = Callable[[Sequence[ProblemTree]], None]
 
 @dataclass(frozen=True, slots=True)
 class BuildProgress:
-    """What the searches finished by this call have produced; tokens and requests count all that the engine answered."""
+    """How far a build is: what its finished searches have produced, and all that the engine has answered so far."""
 
     problems: int = 0
     solved: int = 0
@@ -66,13 +68,15 @@ async def build_trees(
     answer: Answer | None = None,
     prompts: ActionPrompts | None = None,
     score: ScoreTokens | None = None,
+    journal: Journal | None = None,
 ) -> BuildProgress:
     """Search problems[first_index:] and commit their trees in order, `commit_every` at a time.
 
     Problem i is searched with a seed made from (seed, i), so the trees depend neither on concurrency nor on where the
-    build was resumed. `commit` is called in a thread, one call at a time; `on_progress` after each finished search, in
-    the order they finish. `answer` reads the final answer of a solution, for settings whose reward is by vote;
-    `prompts` (the plain text of the templates if not given) and `score` serve the actions A3 to A5.
+    build was resumed. `commit` is called in a thread, one call at a time; `on_progress` after each completion and each
+    finished search. `journal` answers what an earlier process has asked for already. `answer` reads the final answer of
+    a solution, for settings whose reward is by vote; `prompts` (the plain text of the templates if not given) and
+    `score` serve the actions A3 to A5.
 
     Raises:
         ConfigError: concurrency or commit_every below 1, or a template cannot be used.
@@ -80,33 +84,47 @@ async def build_trees(
     """
     if concurrency < 1 or commit_every < 1:
         raise ConfigError(f"concurrency ({concurrency}) and commit_every ({commit_every}) must be at least 1")
-    meter = _Meter(generate)
+    meter = _Meter(generate, lambda: tell(progress))
     splitter = StepSplitter(tokenize, settings.separator, settings.answer_mark)
     prompts = prompts or ActionPrompts(settings, tokenize.encode)
     progress = BuildProgress()
     in_flight = asyncio.Semaphore(concurrency)
+    done = first_index
+
+    def tell(finished: BuildProgress) -> None:
+        nonlocal progress
+        progress = replace(finished, requests=meter.requests, tokens=meter.tokens)
+        on_progress(progress)
+
+    def commit_and_note(batch: Sequence[ProblemTree]) -> None:
+        nonlocal done
+        commit(batch)
+        done += len(batch)
+        if journal is not None:
+            journal.committed(done)
 
     async def search(index: int) -> ProblemTree:
-        nonlocal progress
         problem = problems[index]
+        teacher = meter if journal is None else journal.of(index, meter)
         async with in_flight:
             prompt_ids, own_seed = encode_prompt(problem), derive_seed(seed, index)
             parts = (splitter, answer, prompts, score)
             try:
-                tree = await search_problem(problem, prompt_ids, meter, grade, tokenize, settings, own_seed, *parts)
+                tree = await search_problem(problem, prompt_ids, teacher, grade, tokenize, settings, own_seed, *parts)
             except EngineError as error:
                 raise type(error)(f"problem {index} ({problem.id!r}): {error}") from error
-        progress = BuildProgress(
-            problems=progress.problems + 1,
-            solved=progress.solved + bool(np.any(tree.reward[tree.terminal] >= 1)),
-            nodes=progress.nodes + len(tree.parent),
-            requests=meter.requests,
-            tokens=meter.tokens,
+        tell(
+            replace(
+                progress,
+                problems=progress.problems + 1,
+                solved=progress.solved + bool(np.any(tree.reward[tree.terminal] >= 1)),
+                nodes=progress.nodes + len(tree.parent),
+            )
         )
-        on_progress(progress)
         return tree
 
-    await _commit_in_order(search, range(first_index, len(problems)), WINDOW * concurrency, commit, commit_every)
+    todo = range(first_index, len(problems))
+    await _commit_in_order(search, todo, WINDOW * concurrency, commit_and_note, commit_every)
     return progress
 
 
@@ -162,10 +180,11 @@ class _Commits:
 
 
 class _Meter:
-    """`Generate` that counts what passes through it."""
+    """`Generate` that counts what passes through it, and calls `on_answer` after each."""
 
-    def __init__(self, generate: Generate) -> None:
+    def __init__(self, generate: Generate, on_answer: Callable[[], None]) -> None:
         self._generate = generate
+        self._on_answer = on_answer
         self.requests = 0
         self.tokens = 0
 
@@ -173,4 +192,5 @@ class _Meter:
         completion = await self._generate.generate(request)
         self.requests += 1
         self.tokens += len(completion.token_ids)
+        self._on_answer()
         return completion
