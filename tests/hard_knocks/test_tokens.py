@@ -4,11 +4,13 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import Unigram
+from transformers import GenerationConfig
 from treeopo_storage import (
     StoreMeta,
     create_store,
@@ -20,6 +22,7 @@ from treeopo_storage.conformance import random_tree
 from tests.hard_knocks.odd_tokenizers import BOS, CHAT, EOS, byte_level, metaspace, saved
 from tests.hard_knocks.small_stores import NAMES_ONE, PROBLEM, build, typed
 from treeopo.config import BuildConfig, load_config
+from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ModelError
 from treeopo.inspect.tokens import missing_opening
 from treeopo.problems.problem_set import ProblemSet
@@ -192,3 +195,42 @@ def test_the_arguments_can_be_typed_and_are_kept_with_the_store(tmp_path: Path) 
     shutil.rmtree(tmp_path / "t.zarr")
     without = open_store(build(tmp_path, tokenizer, prompt={"style": "chat"}))
     assert "chat_arguments" not in without.meta.search["prompt"]  # type: ignore[operator]  # as an earlier version left it
+
+
+TURNS = (
+    "{% for message in messages %}<s>{{ message.role }}: {{ message.content }}<turn>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+)
+
+
+def with_turns(path: Path, ends: list[int] | None) -> ModelTokenizer:
+    """A tokenizer whose chat template ends a turn by a token that is not its end of text; ends: those of the model."""
+    backend = byte_level()
+    backend.add_special_tokens([AddedToken("<turn>", special=True)])
+    tokenizer = saved(path, backend, chat=TURNS)
+    if ends is not None:
+        GenerationConfig(eos_token_id=ends).save_pretrained(path)
+    return ModelTokenizer(str(path)) if ends is not None else tokenizer
+
+
+def notices(tokenizer: ModelTokenizer, **settings: Any) -> list[str]:
+    told: list[str] = []
+    Prompter(tokenizer, PromptSettings(**settings), ProblemSet("numbers", (PROBLEM,)), told.append)
+    return told
+
+
+# Qwen/Qwen2.5's base models come with the template of the others, and end where it does not
+def test_an_instruct_model_that_is_asked_plainly_is_told_of_once_and_a_base_model_with_a_template_is_not(
+    tmp_path: Path,
+) -> None:
+    turn = with_turns(tmp_path / "base", None).hf.convert_tokens_to_ids("<turn>")
+    base, instruct = with_turns(tmp_path / "base", None), with_turns(tmp_path / "instruct", [0, turn])
+    ended = saved(tmp_path / "ended", byte_level(), chat=CHAT)
+    bare = saved(tmp_path / "bare", byte_level())
+    assert [each.is_instruct for each in (base, instruct, ended, bare)] == [False, True, True, False]
+    for tokenizer in (instruct, ended):
+        (notice,) = notices(tokenizer)
+        assert "give --prompt chat" in notice
+        assert notices(tokenizer, style="chat") == []
+    assert notices(base) == notices(bare) == []
+    assert not saved(tmp_path / "refuses", byte_level(), chat="{{ raise_exception('no') }}").is_instruct

@@ -159,6 +159,32 @@ class ModelTokenizer:
         tokens: list[int] = self._escaped(self._render(escaped, chat_arguments, tokenize=False)).ids.tolist()
         return tokens
 
+    @cached_property
+    def is_instruct(self) -> bool:
+        """Whether the model ends a text where its chat template ends an answer: it was tuned to answer under it. (Base
+        models come with a template too, and end elsewhere.)
+        """
+        from jinja2 import TemplateError
+
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _ESCAPE}]
+        try:
+            shown = self.hf.apply_chat_template(turns, tokenize=False)
+        except (ValueError, TemplateError):
+            return False
+        end = self._special.search(shown.rpartition(_ESCAPE)[2])
+        return end is not None and self._special_ids[end[0]] in self._ends
+
+    @cached_property
+    def _ends(self) -> set[int]:
+        """Tokens at which the model stops: the tokenizer's, and those of its generation_config.json."""
+        from transformers import GenerationConfig
+
+        try:
+            more = GenerationConfig.from_pretrained(self._model).eos_token_id
+        except (OSError, ValueError):
+            more = None
+        return {self.eos_token_id, *([more] if isinstance(more, int) else more or [])}
+
     def _render(self, messages: Sequence[Mapping[str, str]], chat_arguments: Mapping[str, Any], **options: bool) -> Any:
         from jinja2 import TemplateError
 

@@ -144,13 +144,20 @@ def _asked(
     config: EvalConfig, models: Sequence[ModelRef], problem_sets: Sequence[ProblemSet], notify: Notify
 ) -> dict[ModelRef, list[tuple[ProblemSet, list[Question]]]]:
     """The problem sets as each model is asked them, by its own tokenizer and chat template."""
+    told: set[str] = set()
+
+    def once(notice: str) -> None:
+        if notice not in told:
+            told.add(notice)
+            notify(notice)
+
     tokenizers = {model.tokenizer: ModelTokenizer(model.tokenizer, config.engine.trust_remote_code) for model in models}
     for model in models:
         tokenizer = tokenizers[model.tokenizer]
         for warning in filter(None, (_trained_on(model, tokenizer), _other_end(config, model, tokenizer))):
             notify(warning)
     asked = {
-        name: [(each, make_questions(tokenizer, config.prompt, each, notify)) for each in problem_sets]
+        name: [(each, make_questions(tokenizer, config.prompt, each, once)) for each in problem_sets]
         for name, tokenizer in tokenizers.items()
     }
     return {model: asked[model.tokenizer] for model in models}

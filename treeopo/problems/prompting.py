@@ -79,7 +79,7 @@ def recorded(prompt: dict[str, Any]) -> dict[str, Any]:
 class Prompter:
     """Prompts of one problem set for one tokenizer. A completion should also end at any of the `stop` strings: with
     examples before it, a base model goes on to ask itself the next question. `notify` is told if a chat template shows
-    the examples otherwise than they are written.
+    the examples otherwise than they are written, and if an instruct model is asked without its template.
 
     Raises:
         ConfigError: the template file cannot be read or used.
@@ -105,6 +105,11 @@ class Prompter:
         asked = self(Problem("", "", ""))  # a tokenizer without a chat template is found out here
         if self._chat and self._examples:
             self._tell_of_changes(asked, notify)
+        if not self._chat and getattr(tokenizer, "is_instruct", False):
+            notify(
+                "the model was tuned to answer under its chat template, and is asked without it: give --prompt chat, "
+                "or see what it does as a base model"
+            )
 
     def __call__(self, problem: Problem) -> list[int]:
         """Tokens that ask `problem`.
