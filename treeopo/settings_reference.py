@@ -117,6 +117,8 @@ def _kind(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         return _kind(definitions[field["$ref"].rpartition("/")[2]], definitions)
     if "anyOf" in field:
         return " or ".join(_kind(each, definitions) for each in field["anyOf"])
+    if "const" in field:
+        return str(field["const"])
     if "enum" in field:
         return ", ".join(field["enum"])
     if field["type"] == "array":

@@ -7,6 +7,7 @@ from treeopo.engines.server_settings import ServerSettings, base_url
 from treeopo.errors import ModelError, require
 from treeopo.plugins import is_path
 from treeopo.records import WeightFormat
+from treeopo.threads import Threads
 
 ENGINES = {
     "vllm": "treeopo.engines.launch:start_vllm",
@@ -55,8 +56,8 @@ class EngineOptions:
     seed: int = 0
     """vLLM's own; what is sampled depends on the seed of each request alone."""
 
-    threads: int = 1
-    """OpenMP threads of an engine on a CPU."""
+    threads: Threads = "auto"
+    """OpenMP threads of an engine on a CPU; auto: all cores, half of them beside a learner, one for a tiny model."""
 
     kv_cache_gib: int = 1
     """Memory of the key-value cache of an engine on a CPU, in GiB."""
@@ -87,7 +88,7 @@ class EngineOptions:
             f"unknown engine.kind {self.kind!r}; use auto, {known}, or package.module:function for one of your own",
         )
         require(self.max_concurrent >= 1, f"engine.max_concurrent is {self.max_concurrent}; use 1 or more")
-        require(self.threads >= 1, f"engine.threads is {self.threads}; it must be at least 1")
+        require(self.threads == "auto" or self.threads >= 1, f"engine.threads is {self.threads}; it must be at least 1")
         require(self.kv_cache_gib >= 1, f"engine.kv_cache_gib is {self.kv_cache_gib}; it must be at least 1")
         share = self.gpu_memory_share
         require(0 < share <= 1, f"engine.gpu_memory_share is {share}; it must lie in (0, 1]")

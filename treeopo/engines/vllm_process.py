@@ -10,6 +10,7 @@ from treeopo.engines.settings import Adapters, EngineOptions, publishable_as
 from treeopo.engines.vllm_plugin import BACKEND, PARENT_VARIABLE
 from treeopo.errors import ModelError
 from treeopo.records import WeightFormat
+from treeopo.threads import share
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The LoRA ranks that vLLM makes room for; an adapter of a lower one fits into the next."""
@@ -97,7 +98,7 @@ def _engine_environment(options: EngineOptions) -> Iterator[None]:
     """The variables an engine process must inherit; this process gets its own back afterwards.
 
     Two OpenMP threads that spin beside a busy neighbour run at a tenth of the speed of one, so an engine on a CPU gets
-    `threads` (1 by default) and leaves the rest to the learner. torch.compile would spend seconds on one tiny function.
+    `threads` and leaves the rest to the learner. torch.compile would spend seconds on one tiny function.
     """
     wanted = {
         PARENT_VARIABLE: str(os.getpid()),
@@ -108,7 +109,7 @@ def _engine_environment(options: EngineOptions) -> Iterator[None]:
         wanted |= {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gib),
-            "OMP_NUM_THREADS": str(options.threads),
+            "OMP_NUM_THREADS": str(share(options.threads)),
             "TORCH_COMPILE_DISABLE": "1",
         }
     before = {name: os.environ.get(name) for name in wanted}

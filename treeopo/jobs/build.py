@@ -32,6 +32,7 @@ from treeopo.search.actions import ActionPrompts
 from treeopo.search.build import BuildProgress, build_trees
 from treeopo.search.journal import Journal
 from treeopo.search.report import TreeReport
+from treeopo.threads import engine_share
 
 OnProgress = Callable[[BuildProgress, int, float], None]
 
@@ -119,7 +120,11 @@ async def _search(
     longest, scores = max(map(len, prompts.values())), config.search.uses_action_prompts
     if scores:  # room for the prompts of the actions, and for the one token that follows a solution when it is scored
         longest = max([longest + 1, *(inputs.action_prompts.longest(problem.question) for problem in todo)])
-    options = replace(config.engine, max_model_tokens=longest + config.search.max_solution_tokens)
+    options = replace(
+        config.engine,
+        max_model_tokens=longest + config.search.max_solution_tokens,
+        threads=engine_share(config.engine.threads, inputs.teacher),
+    )
     problem_set = inputs.problem_set
     golds = [problem.answer for problem in problem_set]
     unreadable = await unreadable_golds(problem_set.grader, config.grading, golds, notify)

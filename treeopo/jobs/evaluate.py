@@ -30,6 +30,7 @@ from treeopo.problems.spec import load_problem_set
 from treeopo.run.directory import RunDirectory
 from treeopo.run.models import BASE, ModelRef, adapters, check_servable, embedded, resolve, serve
 from treeopo.run.questions import make_questions
+from treeopo.threads import engine_share
 
 OnCompletion = Callable[[str, str, Graded], None]
 
@@ -124,7 +125,8 @@ async def _evaluate(
         asked = _asked(config, of_base, problem_sets, notify)
         longest = max(len(question.prompt_ids) for sets in asked.values() for _, some in sets for question in some)
         notify(f"starting an engine for {base}")
-        options = replace(config.engine, max_model_tokens=longest + config.max_new_tokens)
+        threads = engine_share(config.engine.threads, base)
+        options = replace(config.engine, max_model_tokens=longest + config.max_new_tokens, threads=threads)
         engine = await start_engine(base, options, adapters(of_base))
         try:
             for version, model in enumerate(of_base, start=1):

@@ -11,6 +11,7 @@ import torch
 from treeopo.errors import DivergedError
 from treeopo.learner.distributed import Team
 from treeopo.learner.spec import LearnerSpec
+from treeopo.threads import share
 
 
 def follow(team: Team) -> None:
@@ -22,7 +23,7 @@ def follow(team: Team) -> None:
     spec: LearnerSpec | None = team.receive()
     if spec is None:
         return
-    torch.set_num_threads(spec.settings.threads)
+    torch.set_num_threads(share(spec.settings.threads))
     learner = spec.load(team)
     while (call := team.receive()) is not None:
         method, argument = call

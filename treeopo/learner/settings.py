@@ -6,6 +6,7 @@ from math import inf
 from typing import Literal
 
 from treeopo.errors import ConfigError, require
+from treeopo.threads import Threads
 
 Aggregation = Literal["sum", "sequence-mean", "token-mean", "constant"]
 Correction = Literal[
@@ -144,8 +145,8 @@ class LearnerSettings:
     dtype: Literal["bfloat16", "float32"] | None = None
     """Of the frozen base weights; none: bfloat16 on GPUs, float32 on CPUs. The adapter is always float32."""
 
-    threads: int = 1
-    """Torch's threads on a CPU."""
+    threads: Threads = "auto"
+    """Torch's threads on a CPU; auto: all cores, or its share of them beside an engine and a teacher."""
 
     deterministic: bool = False
     """Only algorithms of torch that give the same bits each time: slower on GPUs, and an error where there is none."""
@@ -191,7 +192,9 @@ class LearnerSettings:
         require(
             self.max_nonfinite_steps >= 1, f"learner.max_nonfinite_steps is {self.max_nonfinite_steps}; use 1 or more"
         )
-        require(self.threads >= 1, f"learner.threads is {self.threads}; it must be at least 1")
+        require(
+            self.threads == "auto" or self.threads >= 1, f"learner.threads is {self.threads}; it must be at least 1"
+        )
         require(self.microbatch_tokens >= 1, f"learner.microbatch_tokens is {self.microbatch_tokens}; use 1 or more")
 
     @property

@@ -16,6 +16,7 @@ from treeopo.learner.packed_attention import can_pack, pack_attention, packed_hi
 from treeopo.learner.policy import load_base
 from treeopo.learner.settings import LearnerSettings
 from treeopo.records import FloatArray, IntArray, TrainSequence
+from treeopo.threads import share
 
 _ROW = "row"
 
@@ -77,7 +78,8 @@ class TeacherThread:
     @classmethod
     async def start(cls, name: str, settings: LearnerSettings, trust_remote_code: bool = False) -> "TeacherThread":
         """Load the teacher `name`. Raises `ModelError` if it cannot be loaded."""
-        thread = ThreadPoolExecutor(1, "teacher", initializer=torch.set_num_threads, initargs=(settings.threads,))
+        threads = share(settings.threads)
+        thread = ThreadPoolExecutor(1, "teacher", initializer=torch.set_num_threads, initargs=(threads,))
         load = partial(TeacherModel, name, settings, trust_remote_code)
         return cls(thread, await asyncio.get_running_loop().run_in_executor(thread, load))
 

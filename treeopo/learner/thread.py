@@ -17,6 +17,7 @@ from treeopo.learner.learner import Learner
 from treeopo.learner.newest_tokens import Agreement
 from treeopo.learner.spec import LearnerSpec
 from treeopo.records import FloatArray, TrainBatch, TrainSequence, WeightFormat
+from treeopo.threads import share
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -49,7 +50,7 @@ class LearnerThread:
         spec = replace(spec, checkpoint=checkpoints.latest())
         team.send(spec)
         # torch keeps its thread count per calling thread, so it is set in the one that computes.
-        threads = spec.settings.threads
+        threads = share(spec.settings.threads)
         thread = ThreadPoolExecutor(1, "learner", initializer=torch.set_num_threads, initargs=(threads,))
         return cls(thread, await asyncio.get_running_loop().run_in_executor(thread, spec.load, team), checkpoints, team)
 

@@ -27,6 +27,7 @@ from treeopo.run.directory import RunDirectory
 from treeopo.run.kept_rollouts import KeptRollouts
 from treeopo.run.loop import HeldOut, OnStep, TrainingLoop
 from treeopo.tasks import patient_collector
+from treeopo.threads import engine_share, share
 from treeopo.timeline import Timeline
 from treeopo.trackers import RunInfo, open_trackers
 
@@ -65,7 +66,7 @@ async def run_training(
     from treeopo.learner.spec import LearnerSpec
     from treeopo.learner.thread import LearnerThread
 
-    config = run.config
+    config = _with_threads(run.config, inputs)
     spec = LearnerSpec(
         model=inputs.student,
         settings=config.learner,
@@ -109,6 +110,15 @@ async def run_training(
         loop = TrainingLoop(run, inputs.tokenizer, learner, engine, grader, meter, timeline, trackers, on_step, kept)
         with patient_collector():
             await loop.to_the_end(make_batch, held_out)
+
+
+def _with_threads(config: TrainConfig, inputs: Inputs) -> TrainConfig:
+    """The settings with a number of threads for each side that runs here: learner, engine, teacher."""
+    has_engine = Need.ENGINE in find_method(config.method).needs
+    sides = 1 + has_engine + (inputs.teacher is not None and config.needs_scores and not config.teacher_urls)
+    learner = replace(config.learner, threads=share(config.learner.threads, sides))
+    engine = replace(config.engine, threads=engine_share(config.engine.threads, inputs.student, sides))
+    return config.model_copy(update={"learner": learner, "engine": engine})
 
 
 async def _unreadable(inputs: Inputs, config: TrainConfig, notify: Notify) -> tuple[dict[str, int], HeldOut | None]:
