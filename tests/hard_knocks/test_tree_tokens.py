@@ -30,7 +30,7 @@ from tests.hard_knocks.small_stores import PROBLEM, build, imported, stored, typ
 from treeopo.config import TrainConfig
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import InputError
-from treeopo.inspect.tokens import canonical_prefixes
+from treeopo.inspect.tokens import CanonicalPrefixes, canonical_prefixes
 from treeopo.jobs.train import train
 from treeopo.run.directory import RunDirectory
 from treeopo.search.tree import GrowingTree
@@ -268,3 +268,8 @@ def test_a_retokenised_solution_ends_as_the_teacher_ended_it(tmp_path: Path, roo
     told = typed(*arguments, str(tmp_path / "unknown.zarr"))
     assert "which solutions ended by themselves is not known" in told
     assert student.eos_token_id not in open_store(tmp_path / "unknown.zarr").problem(0).token_ids
+
+
+def test_a_share_is_not_rounded_up_to_all() -> None:
+    assert str(CanonicalPrefixes(2056, 2057)) == "2,056 of 2,057 looked at (99.9%)"
+    assert str(CanonicalPrefixes(2057, 2057)) == "2,057 of 2,057 looked at (100.0%)"

@@ -1,5 +1,6 @@
 """Whether a store's tokens are those that a tokenizer gives for its texts."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,8 @@ class CanonicalPrefixes:
         return self.canonical / max(self.looked_at, 1)
 
     def __str__(self) -> str:
-        return f"{self.canonical:,} of {self.looked_at:,} looked at ({100 * self.share:.1f}%)"
+        percent = math.floor(1000 * self.share) / 10  # all but one of many is not 100%
+        return f"{self.canonical:,} of {self.looked_at:,} looked at ({percent:.1f}%)"
 
     @property
     def told(self) -> str:
