@@ -4,7 +4,7 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from tokenizers import AddedToken, Tokenizer
@@ -27,6 +27,7 @@ from treeopo.errors import ConfigError, ModelError
 from treeopo.inspect.tokens import missing_opening
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import Prompter, PromptSettings
+from treeopo.problems.solutions import SolutionSettings, worked_solutions
 from treeopo.run.questions import make_questions
 
 
@@ -234,3 +235,19 @@ def test_an_instruct_model_that_is_asked_plainly_is_told_of_once_and_a_base_mode
         assert notices(tokenizer, style="chat") == []
     assert notices(base) == notices(bare) == []
     assert not saved(tmp_path / "refuses", byte_level(), chat="{{ raise_exception('no') }}").is_instruct
+
+
+# google/gemma-3's instruct models: the tokenizer's end of text is <eos>, an answer ends in <end_of_turn>
+@pytest.mark.parametrize(("style", "ends_in_turn"), [("chat", True), ("plain", False)])
+def test_a_solution_to_learn_from_ends_as_an_answer_of_the_model_does(
+    tmp_path: Path, style: Literal["plain", "chat"], ends_in_turn: bool
+) -> None:
+    turn = with_turns(tmp_path / "base", None).hf.convert_tokens_to_ids("<turn>")
+    instruct = with_turns(tmp_path / "instruct", [0, turn])
+    (tmp_path / "p.jsonl").write_text('{"question": "2+3?", "answer": "2+3=5\\n#### 5"}\n')
+    settings = SolutionSettings(str(tmp_path / "p.jsonl"), prompt=PromptSettings(style=style))
+    ((_, solution),) = worked_solutions(settings, instruct)
+    assert solution[-1] == (turn if ends_in_turn else instruct.eos_token_id)
+    assert set(instruct.answer_ends(chat=True)) == set(instruct.answer_ends(chat=False)) >= {0, turn}
+    base = with_turns(tmp_path / "base", None)  # has the template, and does not stop there
+    assert base.answer_ends(chat=True) == (base.eos_token_id,)

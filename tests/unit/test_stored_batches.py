@@ -43,7 +43,7 @@ async def test_sft_learns_the_solved_traces_from_the_question_on(searched_store:
     trees = searched_store.problems(0, 6)
     solved = [tuple(tree.prefix_tokens(n)) for tree in trees for n in np.flatnonzero(tree.reward == 1)]
     assert len(traces) == len(solved)
-    solutions = SolutionBatches(SolvedTraces(traces, EOS), SETTINGS, seed=0)
+    solutions = SolutionBatches(SolvedTraces(traces, [EOS]), SETTINGS, seed=0)
     rows = [row for number in range(len(traces)) for row in (await solutions.batch(number)).sequences]  # 8 epochs
     assert Counter(tuple(row.token_ids) for row in rows) == Counter(
         8 * solved
@@ -51,11 +51,15 @@ async def test_sft_learns_the_solved_traces_from_the_question_on(searched_store:
     assert {row.prefix_length for row in rows} == {trees[0].token_offsets[1]}
 
 
-def test_a_trace_that_its_answer_ended_is_closed_by_the_end_of_text(searched_store: TreeStore) -> None:
+def test_a_trace_that_its_answer_ended_is_closed_by_the_first_token_that_ends_an_answer(
+    searched_store: TreeStore,
+) -> None:
     traces = Traces(searched_store, SETTINGS, solved_only=True)
-    other = SolvedTraces(traces, eos_token_id=77)
+    other = SolvedTraces(traces, [77, 78])
     assert all(other[index].solution_ids[-1] == 77 for index in range(len(other)))
     assert all((other[index].solution_ids[:-1] != 77).all() for index in range(len(other)))
+    either = SolvedTraces(traces, [77, EOS])  # the scripted teacher ends its texts by EOS
+    assert all(either[index].solution_ids[-1] == EOS for index in range(len(either)))
 
 
 def test_a_store_without_a_solved_trace_is_one_clear_line(searched_store: TreeStore) -> None:

@@ -164,15 +164,27 @@ class ModelTokenizer:
         """Whether the model ends a text where its chat template ends an answer: it was tuned to answer under it. (Base
         models come with a template too, and end elsewhere.)
         """
+        return self._turn_end in self._ends
+
+    def answer_ends(self, *, chat: bool) -> tuple[int, ...]:
+        """Tokens that an answer may end in, the one to end it with first: under the chat template that which the
+        template writes there, if the model stops at it (Gemma's `<end_of_turn>`); the end of text otherwise.
+        """
+        first = self._turn_end if chat and self._turn_end in self._ends else self.eos_token_id
+        return (first, *sorted(self._ends - {first}))
+
+    @cached_property
+    def _turn_end(self) -> int | None:
+        """The special token that the chat template writes after an answer; None without one."""
         from jinja2 import TemplateError
 
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _ESCAPE}]
         try:
             shown = self.hf.apply_chat_template(turns, tokenize=False)
         except (ValueError, TemplateError):
-            return False
+            return None
         end = self._special.search(shown.rpartition(_ESCAPE)[2])
-        return end is not None and self._special_ids[end[0]] in self._ends
+        return None if end is None else self._special_ids[end[0]]
 
     @cached_property
     def _ends(self) -> set[int]:

@@ -12,8 +12,7 @@ from treeopo.problems.spec import load_problem_set
 class EncodeWithEnd(Encode, Protocol):
     """What solutions need of a tokenizer."""
 
-    @property
-    def eos_token_id(self) -> int: ...
+    def answer_ends(self, *, chat: bool) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,8 @@ class SolutionSettings:
 def worked_solutions(
     settings: SolutionSettings, tokenizer: EncodeWithEnd, notify: Notify = lambda notice: None
 ) -> list[tuple[list[int], list[int]]]:
-    """(prompt, solution with the end of text) of every problem that has a worked solution; `notify` as in `Prompter`.
+    """(prompt, solution with the token that ends an answer) of every problem that has a worked solution; `notify` as in
+    `Prompter`.
 
     Raises:
         ProblemError: the set cannot be read, or no problem of it has one.
@@ -48,10 +48,9 @@ def worked_solutions(
     assert settings.problems is not None
     problem_set = load_problem_set(settings.problems, settings.limit)
     prompter = Prompter(tokenizer, settings.prompt, problem_set, notify)
+    end = tokenizer.answer_ends(chat=settings.prompt.style == "chat")[0]
     pairs = [
-        (prompter(problem), [*tokenizer.encode(problem.solution), tokenizer.eos_token_id])
-        for problem in problem_set
-        if problem.solution
+        (prompter(problem), [*tokenizer.encode(problem.solution), end]) for problem in problem_set if problem.solution
     ]
     if not pairs:
         raise ProblemError(f"{settings.problems}: no problem has a worked solution to learn from; choose another set")

@@ -172,7 +172,9 @@ def _replay(config: TrainConfig, store: TreeStore) -> TrainingData:
 
 def _solved_traces(config: TrainConfig, store: TreeStore, tokenizer: ModelTokenizer) -> TrainingData:
     traces = Traces(store, config.rollout, solved_only=True)
-    solutions = SolutionBatches(SolvedTraces(traces, tokenizer.eos_token_id), config.rollout, config.seed)
+    prompt = store.meta.search.get("prompt")
+    ends = tokenizer.answer_ends(chat=isinstance(prompt, dict) and prompt.get("style") == "chat")
+    solutions = SolutionBatches(SolvedTraces(traces, ends), config.rollout, config.seed)
     return TrainingData(
         f"{len(traces):,} solved traces, {traces.too_long:,} too long", lambda services: solutions.batch
     )

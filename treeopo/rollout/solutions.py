@@ -13,18 +13,20 @@ from treeopo.rollout.traces import Traces
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """A prompt and what should follow it, as token ids; the solution ends in the end-of-text token."""
+    """A prompt and what should follow it, as token ids; the solution ends in a token that ends an answer."""
 
     prompt_ids: IntArray
     solution_ids: IntArray
 
 
 class SolvedTraces(Sequence[Solution]):
-    """Traces as solutions; one that the teacher went on after (its answer ended it) is closed by `eos_token_id`."""
+    """Traces as solutions; one that the teacher went on after (its answer ended it) is closed by the first of `ends`,
+    the tokens that an answer may end in.
+    """
 
-    def __init__(self, traces: Traces, eos_token_id: int) -> None:
+    def __init__(self, traces: Traces, ends: Sequence[int]) -> None:
         self._traces = traces
-        self._eos = eos_token_id
+        self._ends = ends
 
     def __len__(self) -> int:
         return len(self._traces)
@@ -32,7 +34,7 @@ class SolvedTraces(Sequence[Solution]):
     def __getitem__(self, index: int) -> Solution:  # type: ignore[override]
         tree, path = self._traces.trace(index)
         ids, prompt = tree.prefix_tokens(path[-1]), int(tree.token_offsets[1])
-        closed = ids if ids[-1] == self._eos else np.append(ids, np.int32(self._eos))
+        closed = ids if ids[-1] in self._ends else np.append(ids, np.int32(self._ends[0]))
         return Solution(closed[:prompt], closed[prompt:])
 
 
