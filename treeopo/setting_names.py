@@ -11,7 +11,6 @@ SYNONYMS: Final = {
     "clip_ratio_high": "learner.clip_high",
     "clip_ratio_low": "learner.clip_low",
     "dataset_name": "store",
-    "delta": "learner.correction_high",
     "epsilon": "learner.clip_low",
     "epsilon_high": "learner.clip_high",
     "eval_steps": "evaluation.every",

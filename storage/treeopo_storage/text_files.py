@@ -80,6 +80,20 @@ def whole_lines(path: Path) -> list[str]:
     return [text for number, line in enumerate(lines, 1) if (text := _utf8(line, f"{path}:{number}").rstrip("\r"))]
 
 
+def finished_rows(path: Path) -> Iterator[tuple[int, bytes, Any]]:
+    """Of a JSON Lines file of ours: number, line and value of each line that was written to its end ("\\n") and holds
+    anything; the value is None where it cannot be read. Nothing where there is no file.
+    """
+    if not path.exists():
+        return
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        if line.strip():
+            try:
+                yield number, line, json.loads(line)
+            except ValueError:
+                yield number, line, None
+
+
 def json_line(value: Any) -> str:
     """`value` as one line of JSON, "\\n" included, that is one line for readers who split at U+2028 or U+0085 too."""
     line = _BARE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))

@@ -12,13 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from treeopo_storage import TreeStore, create_store, open_writer
-from treeopo_storage.retokenize import retokenize, retokenized_meta
+from treeopo_storage import TreeStore
 
 from tests.adapters import WEIGHTS, adapter_of, command, evaluated, load, lora
+from tests.student_store import student_and_store
 from tests.tiny_models import random_qwen2
 from treeopo.config import TrainConfig, load_config
-from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ModelError
 from treeopo.jobs.train import train
 from treeopo.learner.adapters import check_servable
@@ -34,12 +33,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(searched_store: TreeStore, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A run of two steps of sft over a student of its own; no engine."""
     directory = tmp_path_factory.mktemp("trained")
-    student = random_qwen2(directory / "student")
-    tokenizer = ModelTokenizer(str(student))
-    store = directory / "trees.zarr"
-    create_store(store, retokenized_meta(searched_store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size))
-    with open_writer(store) as writer:
-        retokenize(searched_store, writer, tokenizer, tokenizer.eos_token_id)
+    student, store = student_and_store(directory, searched_store)
     flags = {"store": store, "output": directory / "run", "student": str(student), "method": "sft", "steps": 2}
     run = RunDirectory.create(load_config(TrainConfig, file=None, flags={**flags, "rollout.batch_size": 8}))
     assert train(run, lambda notice: None, lambda step, metrics: None).complete

@@ -38,7 +38,7 @@ TEXT = "Frage: {question} è\n\n"
 
 class Characters(CharTokenizer):
     def chat(self, messages: Sequence[Message], chat_arguments: object) -> list[int]:
-        raise NotImplementedError
+        raise AssertionError("no chat is asked for")
 
 
 def asked(template: Path) -> str:

@@ -12,13 +12,11 @@ from pathlib import Path
 
 import pytest
 from treeopo_cli.main import app
-from treeopo_storage import TreeStore, create_store, open_writer
-from treeopo_storage.retokenize import retokenize, retokenized_meta
+from treeopo_storage import TreeStore
 from typer.testing import CliRunner
 
-from tests.tiny_models import random_qwen2
+from tests.student_store import student_and_store
 from treeopo.config import BuildConfig, TrainConfig, load_config
-from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, RunError
 from treeopo.jobs.train import train
 from treeopo.run.directory import RunDirectory
@@ -56,12 +54,7 @@ def cosine(step: int, steps: int) -> float:
 def template(searched_store: TreeStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of sft of 4 steps that ended in the third, with a checkpoint of the second; its store and student."""
     directory = tmp_path_factory.mktemp("resumed")
-    student = random_qwen2(directory / "student")
-    tokenizer = ModelTokenizer(str(student))
-    store = directory / "trees.zarr"
-    create_store(store, retokenized_meta(searched_store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size))
-    with open_writer(store) as writer:
-        retokenize(searched_store, writer, tokenizer, tokenizer.eos_token_id)
+    student, store = student_and_store(directory, searched_store)
     flags = {
         "store": store, "output": directory / "run", "student": str(student), "method": "sft", "steps": 4,
         "learner.optimizer.learning_rate": RATE, "rollout.batch_size": 8, "learner.lora.rank": 2, "checkpoint_every": 2,

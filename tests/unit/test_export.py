@@ -11,13 +11,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from treeopo_cli.main import app
-from treeopo_storage import TreeStore, create_store, open_writer
-from treeopo_storage.retokenize import retokenize, retokenized_meta
+from treeopo_storage import TreeStore
 from typer.testing import CliRunner
 
+from tests.student_store import student_and_store
 from tests.tiny_models import random_qwen2
 from treeopo.config import TrainConfig, load_config
-from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ModelError, RunError
 from treeopo.jobs.export import export_merged
 from treeopo.jobs.train import train
@@ -28,12 +27,7 @@ from treeopo.run.directory import RunDirectory
 def run(searched_store: TreeStore, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """Trained by sft for three steps, the whole way through `jobs.train`; no engine."""
     directory = tmp_path_factory.mktemp("export")
-    student = random_qwen2(directory / "student")
-    tokenizer = ModelTokenizer(str(student))
-    store = directory / "trees.zarr"
-    create_store(store, retokenized_meta(searched_store.meta, tokenizer.fingerprint, tokenizer.vocabulary_size))
-    with open_writer(store) as writer:
-        retokenize(searched_store, writer, tokenizer, tokenizer.eos_token_id)
+    student, store = student_and_store(directory, searched_store)
     flags = {
         "store": store, "output": directory / "run", "student": str(student), "method": "sft", "steps": 3,
         "learner.optimizer.learning_rate": 1e-2, "rollout.batch_size": 8,

@@ -157,3 +157,32 @@ def test_a_full_disk_ends_the_journal_and_not_the_build(
         for number in range(3):
             journal.add(number, str(number), completion(-1.0))
     assert caplog.text.count("No space left on device") == 1
+
+
+def test_a_disk_that_is_full_when_committed_lines_are_dropped_does_not_end_the_build_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(journal_module, "_WORTH_DROPPING", 1)
+    journal = Journal(tmp_path / "j", "x")
+    journal.add(0, "key", completion(-1.0))
+    journal.committed(1)
+
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    for number in range(1, 4):
+        journal.add(number, str(number), completion(-1.0))
+    assert caplog.text.count("No space left on device") == 1
+    assert json.loads((tmp_path / "j").read_text().splitlines()[1])["key"] == "key"
+
+
+def test_a_place_that_cannot_be_written_costs_the_journal_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "j").mkdir()
+    journal = Journal(tmp_path / "j", "x")
+    journal.add(0, "key", completion(-1.0))
+    journal.close(done=True)
+    assert "a killed build asks again" in caplog.text
+    assert (tmp_path / "j").is_dir()

@@ -113,8 +113,8 @@ async def run_training(
 
 
 def _with_threads(config: TrainConfig, inputs: Inputs) -> TrainConfig:
-    """The settings with a number of threads for each side that runs here: learner, engine, teacher."""
-    has_engine = Need.ENGINE in find_method(config.method).needs
+    """The settings with a number of threads for each side that this run starts here: learner, engine, teacher."""
+    has_engine = Need.ENGINE in find_method(config.method).needs and not config.engine.urls
     sides = 1 + has_engine + (inputs.teacher is not None and config.needs_scores and not config.teacher_urls)
     learner = replace(config.learner, threads=share(config.learner.threads, sides))
     engine = replace(config.engine, threads=engine_share(config.engine.threads, inputs.student, sides))

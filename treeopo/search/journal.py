@@ -7,9 +7,9 @@ is answered from there. A line that a crash tore costs its own request and no mo
 committed are dropped now and then, and the file with the last of them.
 """
 
-import json
 import logging
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from io import TextIOWrapper
@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from treeopo_storage.text_files import json_line
+from treeopo_storage.text_files import finished_rows, json_line
 
-from treeopo.errors import RunError
 from treeopo.ports import Generate
 from treeopo.records import Completion, FinishReason, Request
 
@@ -38,13 +37,13 @@ class Journal:
 
     def __init__(self, path: Path, made_for: str) -> None:
         self._path = path
-        self._header = json_line({"made_for": blake2b(made_for.encode(), digest_size=16).hexdigest()})
+        self._header = {"made_for": blake2b(made_for.encode(), digest_size=16).hexdigest()}
         self._known: dict[str, Completion] = {}
         self._file: TextIOWrapper | None = None
         self._committed = 0
         self._bytes: dict[int, int] = {}  # of each problem's lines
-        kept = self._read()
-        self._write_anew(kept)
+        with self._guarded():
+            self._write_anew(self._read())
 
     @property
     def replayed(self) -> int:
@@ -61,11 +60,13 @@ class Journal:
 
     def close(self, *, done: bool) -> None:
         """done: every tree is committed, and the journal is of no more use."""
-        if self._file is not None:
+        if self._file is None:
+            return
+        with self._guarded():
             self._file.close()
             self._file = None
-        if done:
-            self._path.unlink(missing_ok=True)
+            if done:
+                self._path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -80,25 +81,30 @@ class Journal:
         if self._file is None:
             return
         line = json_line(_row(problem, key, completion))
-        try:
+        with self._guarded():
             self._file.write(line)
             self._file.flush()
             self._bytes[problem] = self._bytes.get(problem, 0) + len(line)
             dead = sum(size for each, size in self._bytes.items() if each < self._committed)
             if dead >= _WORTH_DROPPING and 2 * dead >= sum(self._bytes.values()):
-                self._write_anew([line for line in self._lines() if json.loads(line)["problem"] >= self._committed])
+                self._write_anew([line for line, row in self._rows() if row["problem"] >= self._committed])
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             _log.warning("%s: cannot be written (%s); a killed build asks again for what it lost", self._path, error)
-            with suppress(OSError):
-                self._file.close()
+            if self._file is not None:
+                with suppress(OSError):
+                    self._file.close()
             self._file = None
 
-    def _read(self) -> list[str]:
+    def _read(self) -> list[bytes]:
         """The lines of a journal that was made for the same; their completions are known from then on."""
         kept = []
-        for line in self._lines():
+        for line, row in self._rows():
             try:
-                row = json.loads(line)
                 self._known[row["key"]] = _completion(row)
                 self._bytes[row["problem"]] = self._bytes.get(row["problem"], 0) + len(line)
             except (ValueError, KeyError, TypeError):
@@ -106,24 +112,19 @@ class Journal:
             kept.append(line)
         return kept
 
-    def _lines(self) -> list[str]:
-        """Whole lines after a header that is this journal's; of another's, none."""
-        if not self._path.exists():
-            return []
-        header, *lines = self._path.read_text(encoding="utf-8", errors="replace").split("\n")
-        return [f"{line}\n" for line in lines[:-1]] if f"{header}\n" == self._header else []
+    def _rows(self) -> Iterator[tuple[bytes, Any]]:
+        """What stands below a header that is this journal's; below another's, nothing."""
+        rows = finished_rows(self._path)
+        if next(rows, (0, b"", None))[2] == self._header:
+            yield from ((line, row) for _, line, row in rows if row is not None)
 
-    def _write_anew(self, lines: list[str]) -> None:
+    def _write_anew(self, lines: Iterable[bytes]) -> None:
         if self._file is not None:
             self._file.close()
         partial = self._path.with_name(f"{self._path.name}.partial")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(self._header + "".join(lines), encoding="utf-8")
-            partial.replace(self._path)
-            self._file = self._path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"{self._path}: cannot be written ({error.strerror}); choose another --output") from None
+        partial.write_bytes(b"".join(line + b"\n" for line in (json_line(self._header).rstrip().encode(), *lines)))
+        partial.replace(self._path)
+        self._file = self._path.open("a", encoding="utf-8")
         self._bytes = {each: size for each, size in self._bytes.items() if each >= self._committed}
 
 

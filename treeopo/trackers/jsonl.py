@@ -10,6 +10,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+from treeopo_storage.text_files import finished_rows
+
 from treeopo.trackers.names import current_name
 
 _log = logging.getLogger(__name__)
@@ -52,22 +54,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     An unfinished last line is left out, and a damaged one with a warning; a file that is not there has no step.
     """
-    if not path.exists():
-        return []
     rows = [row for _, row in _rows(path) if row is not None]
     return [{current_name(name): value for name, value in row.items()} for row in rows]
 
 
 def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
     """The finished lines that hold anything, and what they say: None where that cannot be read, which is warned of."""
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            is_step = isinstance(row["step"], int)
-        except (ValueError, KeyError, TypeError):
-            is_step = False
+    for number, line, row in finished_rows(path):
+        is_step = isinstance(row, dict) and isinstance(row.get("step"), int)
         if not is_step:
             _log.warning("%s:%d is damaged and left out", path, number)
         yield line, row if is_step else None

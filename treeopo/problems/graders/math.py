@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from treeopo.errors import GraderError
@@ -192,9 +192,9 @@ def math_verify(alarm_seconds: int) -> MathVerify:
             equal(one, other) and are_close(one, other, gold, answer) for one in read_gold(gold) for other in answers
         )
 
-    def compare(gold: str, answer: str) -> bool:
+    def settled(*latex: str, by: Callable[..., bool]) -> bool:
         try:
-            return told(gold, answer)
+            return by(*latex)
         except TimeoutException:
             raise GradingTimeout from None
         except MemoryError:
@@ -202,17 +202,10 @@ def math_verify(alarm_seconds: int) -> MathVerify:
         except Exception:  # noqa: BLE001  as above
             return False
 
-    def reads(gold: str) -> bool:
-        try:
-            return bool(ratio(gold)) or any(not isinstance(one, str) for one in read_gold(gold))
-        except TimeoutException:
-            raise GradingTimeout from None
-        except MemoryError:
-            raise
-        except Exception:  # noqa: BLE001  as above
-            return False
+    def is_read(gold: str) -> bool:
+        return bool(ratio(gold)) or any(not isinstance(one, str) for one in read_gold(gold))
 
-    return MathVerify(compare, reads)
+    return MathVerify(partial(settled, by=told), partial(settled, by=is_read))
 
 
 def _read_digits(text: str, *_: Any, **__: Any) -> Any:
