@@ -131,7 +131,7 @@ def train(
     """Train the student with LoRA: vLLM finishes prefixes from the store while the learner takes steps.
 
     Methods that learn from the store alone (sft, dvo, tree-opo-replay) start no engine.
-    Stopped by Ctrl-C or SIGTERM it leaves a checkpoint; --resume RUN goes on from the newest.
+    Stopped by Ctrl-C, SIGTERM or a closed terminal it leaves a checkpoint; --resume RUN goes on from the newest.
     """
     from treeopo.config import TrainConfig, load_config
     from treeopo.jobs.train import follow_training

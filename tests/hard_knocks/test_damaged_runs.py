@@ -11,6 +11,8 @@ import pytest
 
 from tests.killed_run import new_run, prepare
 from treeopo.errors import RunError
+from treeopo.evaluation.accuracy import Graded
+from treeopo.evaluation.answers import Answers
 from treeopo.evaluation.periodic import BEST_RECORD, read_best
 from treeopo.jobs.train import train
 from treeopo.learner.checkpoints import Checkpoints
@@ -193,3 +195,20 @@ def test_damage_beside_the_run_does_not_end_it(stopped: RunDirectory, name: str,
     (stopped.path / name).write_bytes(content)
     found: Any = resume(stopped)
     assert found == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"model": "m", "prob', b"\0" * 40, b"[]", b"\xff\xfe"])
+def test_a_damaged_question_of_an_evaluation_is_one_line_and_costs_no_completion(
+    tmp_path: Path, content: bytes
+) -> None:
+    with Answers(tmp_path, {"model": "m"}) as answers:
+        answers.add("set", "m", Graded("p", 0, "so 5", "5", 1.0, truncated=False, tokens=3))
+    before = (tmp_path / "completions.jsonl").read_bytes()
+    (tmp_path / "evaluation.json").write_bytes(content)
+    with pytest.raises(RunError, match=r"evaluation\.json: is damaged") as error:
+        Answers(tmp_path, {"model": "m"})
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "completions.jsonl").read_bytes() == before
+    (tmp_path / "evaluation.json").unlink()
+    with Answers(tmp_path, {"model": "m"}) as answers:
+        assert answers.done_count == 1

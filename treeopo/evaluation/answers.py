@@ -97,9 +97,17 @@ class Answers:
             (self._directory / "scores.json").write_bytes(_EVALUATIONS.dump_json(evaluations, indent=2) + b"\n")
 
     def _check(self, path: Path, settings: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> None:
-        if path.exists() and _current(json.loads(path.read_text(encoding="utf-8"))) not in (settings, earlier):
+        try:
+            there = _current(json.loads(path.read_bytes())) if path.exists() else settings
+        except (ValueError, TypeError, AttributeError):
+            raise RunError(
+                f"{path}: is damaged; choose another --output, or remove it if completions.jsonl is of this evaluation"
+            ) from None
+        if there not in (settings, earlier):
             raise RunError(f"{path.parent}: holds an evaluation with other settings; choose another --output")
-        path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        os.replace(partial, path)
 
     def _read(self, path: Path) -> list[str]:
         """The whole lines of a stopped evaluation; one torn by a crash is dropped.

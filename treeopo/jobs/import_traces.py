@@ -12,6 +12,7 @@ from treeopo_storage.formats import TRACES, Format, Reward, format_named, read_t
 from treeopo_storage.text_files import read_text
 from treeopo_storage.traces import Trace
 
+from treeopo import tasks
 from treeopo.errors import ConfigError
 from treeopo.problems.graders import OpenGrader, load_grader, open_grader
 from treeopo.problems.problem_set import PromptTemplate
@@ -127,7 +128,7 @@ def _graded(traces: Sequence[Named], separator: str, grader: str | None) -> list
     """
     name = grader or DEFAULT_GRADER
     golds = {where: _gold(where, trace, name) for where, trace in traces}
-    return asyncio.run(_grade(traces, golds, separator, name))
+    return tasks.run(_grade(traces, golds, separator, name))
 
 
 async def _grade(traces: Sequence[Named], golds: dict[str, str], separator: str, name: str) -> list[Named]:

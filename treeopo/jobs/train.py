@@ -82,7 +82,8 @@ def follow_training() -> bool:
 def train(run: RunDirectory, notify: Notify, on_step: OnStep, start_engine: StartEngine = start_engine) -> TrainSummary:
     """Train the configured student by the configured method, from the newest checkpoint of the run if it has one.
 
-    SIGINT and SIGTERM end the run after the step under way, with a checkpoint. A complete run is only summed up.
+    SIGINT, SIGTERM and SIGHUP end the run after the step under way, with a checkpoint. A complete run is only summed
+    up.
 
     Raises:
         InputError: student, store or settings cannot be used, or another process trains the run.
