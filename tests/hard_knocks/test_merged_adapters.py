@@ -17,6 +17,7 @@ from treeopo.engines.settings import Adapters, EngineOptions, publishable_as
 from treeopo.engines.vllm_process import choose_weight_format
 from treeopo.errors import ModelError
 from treeopo.learner.merge import merged_model
+from treeopo.learner.rounding import rounded
 from treeopo.ports import Engine
 from treeopo.records import WeightFormat
 from treeopo.run.adapter_files import room_for
@@ -84,7 +85,7 @@ def test_weights_merged_in_half_precision_are_peft_s_rounded_once(tmp_path: Path
     found = dict(merged_model(str(base), adapter).named_parameters())
     assert found.keys() == dict(wanted.named_parameters()).keys()
     for name, parameter in wanted.named_parameters():
-        assert torch.equal(found[name], parameter.to(torch.bfloat16)), name
+        assert torch.equal(found[name], rounded(parameter, torch.bfloat16)), name
 
 
 class Recorder:

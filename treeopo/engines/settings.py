@@ -105,6 +105,11 @@ class EngineOptions:
         """Requests that all engines together work on at once."""
         return self.max_concurrent * max(1, len(self.urls))
 
+    @property
+    def own_dtype(self) -> str | None:
+        """What an engine that is started here computes in; None for servers and engines of the user's."""
+        return self.dtype if not self.urls and self.kind in ("auto", "vllm") else None
+
 
 @dataclass(frozen=True, slots=True)
 class Adapters:

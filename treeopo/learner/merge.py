@@ -19,6 +19,7 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 from treeopo.errors import ModelError, shortened
 from treeopo.learner.adapters import load_adapter, of_experts
 from treeopo.learner.policy import load_model
+from treeopo.learner.rounding import rounded
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """As safetensors name them; of others (quantised weights) nothing is merged."""
@@ -30,7 +31,7 @@ _ONE_FILE = 2**60
 
 def merged_model(name: str, adapter: Path, trust_remote_code: bool = False) -> Any:
     """The base `name` with `adapter` merged into it by PEFT: a plain transformers model in the dtypes of the base's
-    files. Each layer is merged in float32 and rounded once.
+    files. Each layer is merged in float32 and rounded once, without bias (`treeopo.learner.rounding`).
 
     Raises:
         ModelError: the base cannot be loaded, or is quantised; or the adapter is not of it or cannot be merged.
@@ -51,7 +52,7 @@ def merged_model(name: str, adapter: Path, trust_remote_code: bool = False) -> A
         except (RuntimeError, ValueError, AttributeError) as error:  # NotImplementedError is a RuntimeError
             raise ModelError(f"{adapter}: PEFT cannot merge it: {shortened(str(error))}") from None
     for key, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(dtypes.get(key, commonest))
+        parameter.data = rounded(parameter.data, dtypes.get(key, commonest))
     return model
 
 
@@ -71,7 +72,8 @@ def _merge(adapted: PeftModel) -> Any:
         dtype = next(base.parameters()).dtype
         layer.float()
         layer.merge(safe_merge=True)
-        base.to(dtype)
+        for parameter in base.parameters():
+            parameter.data = rounded(parameter.data, dtype)
     if ends and torch.equal(ends[0].weight, ends[1].weight):
         ends[1].weight = ends[0].weight
     return adapted.base_model.merge_and_unload(safe_merge=True)

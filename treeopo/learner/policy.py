@@ -20,16 +20,20 @@ from treeopo.errors import ModelError
 from treeopo.learner.adapters import load_adapter, of_experts
 from treeopo.learner.packed_attention import can_pack, pack_attention, packed_hidden_states, padded_hidden_states
 from treeopo.learner.packing import Packing
+from treeopo.learner.rounding import merged_weight
 from treeopo.learner.settings import LoraSettings
 from treeopo.learner.sharding import is_sharded, shard_layers, whole_modules
 from treeopo.learner.targets import find_targets
 
 
 class LoraPolicy:
-    """Frozen base weights in `dtype`, adapter weights in float32. `model` is the `PeftModel` around both."""
+    """Frozen base weights in `dtype`, adapter weights in float32. `model` is the `PeftModel` around both; served_dtype
+    that of the engine which policies are published to, None if that is not known.
+    """
 
     def __init__(self, model: PeftModel) -> None:
         self.model = model
+        self.served_dtype: torch.dtype | None = None
         self.sharded = is_sharded(model)
         self.device = next(model.parameters()).device
         self.packs = can_pack(model.get_base_model())
@@ -121,7 +125,8 @@ class LoraPolicy:
 
     @torch.no_grad()
     def save_merged(self, path: Path | None) -> None:
-        """Write the policy's weights under their checkpoint names, adapted ones as W + (alpha/r) B A.
+        """Write the policy's weights under their checkpoint names, adapted ones as W + (alpha/r) B A, rounded
+        without bias (`treeopo.learner.rounding`).
 
         Embeddings and the head are left out: no adapter touches them, so an engine that loaded the base has them, and
         they are most of a small model. So are a mixture's experts, which vLLM does not load twice rightly. The file
@@ -135,7 +140,7 @@ class LoraPolicy:
             if isinstance(module, LoraLinear):
                 base = module.get_base_layer()
                 delta = module.get_delta_weight(module.active_adapters[0])
-                own = {"weight": (base.weight.float() + delta.float()).to(base.weight.dtype), "bias": base.bias}
+                own = {"weight": merged_weight(base.weight, delta, self.served_dtype), "bias": base.bias}
             elif isinstance(module, nn.Embedding) or module is self.head or of_experts(name) or _is_adapter(name):
                 own = {}
             else:

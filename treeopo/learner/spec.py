@@ -20,7 +20,8 @@ MakeLosses = Callable[[LoraPolicy], Losses]
 @dataclass(frozen=True, slots=True)
 class LearnerSpec:
     """The student `model` (hub name or directory) and how it learns. steps: of the whole run, over which the learning
-    rate falls. temperature: that the completions are sampled at. checkpoint: what to go on from (None: the first step).
+    rate falls. temperature: that the completions are sampled at. served_dtype: of the engine, by torch's name, if that
+    is known. checkpoint: what to go on from (None: the first step).
     """
 
     model: str
@@ -30,6 +31,7 @@ class LearnerSpec:
     temperature: float
     seed: int
     trust_remote_code: bool = False
+    served_dtype: str | None = None
     checkpoint: Path | None = None
 
     def load(self, team: Team | None = None) -> Learner:
@@ -51,6 +53,7 @@ class LearnerSpec:
             trust_remote_code=self.trust_remote_code,
             sharded=settings.fsdp,
         )
+        policy.served_dtype = getattr(torch, self.served_dtype) if self.served_dtype else None
         learner = Learner(
             policy, self.losses(policy), settings, steps=self.steps, temperature=self.temperature, team=team
         )

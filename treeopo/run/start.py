@@ -75,6 +75,7 @@ async def run_training(
         temperature=config.rollout.temperature,
         seed=config.seed,
         trust_remote_code=config.engine.trust_remote_code,
+        served_dtype=config.engine.own_dtype,
     )
     unreadable, held_out = await _unreadable(inputs, config, notify)
     async with AsyncExitStack() as stack:

@@ -1,0 +1,58 @@
+"""A policy's weights in the base's dtype without losing what it has learned.
+
+An update is often smaller than half the distance between neighbouring bfloat16 numbers (a 256th of the weight), and a
+base's weights are such numbers: rounded to the nearest, base plus update is the base again. SmolLM2-135M a few steps
+into a run would be served with a third of its update (docs/vllm.md). Stochastic rounding (Gupta et al. 2015, arXiv
+1502.02551) keeps it: up with the probability that makes the expectation exact.
+"""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+_PERIOD = 1_048_573
+"""Noise numbers, repeated over a weight: a prime, so that no column of a matrix meets the same one in every row."""
+
+
+def merged_weight(base: Tensor, delta: Tensor, served: torch.dtype | None) -> Tensor:
+    """base + delta in the dtype `served` that an engine computes in; None, where nobody knows that: in the one that the
+    checkpoint has, by its weights. A base that `served` holds exactly is where nearest neighbours lose the update;
+    another one's are rounded by the engine.
+    """
+    dtypes = (torch.bfloat16, torch.float16) if served is None else (served,)
+    dtype = next((each for each in dtypes if _is_exact(base, each)), None)
+    total = base.float() + delta.float()
+    return total.to(served or base.dtype) if dtype is None else rounded(total, dtype)
+
+
+def _is_exact(weight: Tensor, dtype: torch.dtype) -> bool:
+    """By its first row."""
+    return torch.equal(weight[0].to(dtype).to(weight.dtype), weight[0])
+
+
+def rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A float32 tensor of any shape in `dtype`; bfloat16 and float16 are rounded stochastically, unbiased.
+
+    What `dtype` can hold stays as it is. The noise belongs to the place in the tensor, not to the call: the same
+    weights round alike each time.
+    """
+    dropped = _bits(torch.float32) - _bits(dtype)
+    if dropped <= 0 or dtype not in (torch.bfloat16, torch.float16) or not weight.is_floating_point():
+        return weight.to(dtype)
+    noise = _noise(weight.device) & ((1 << dropped) - 1)
+    flat = weight.detach().float().contiguous().view(torch.int32).flatten()
+    up = torch.cat([part + noise[: len(part)] for part in flat.split(_PERIOD)])
+    # Adding to the bits of the magnitude and cutting them off is rounding it up or down.
+    return (up & -(1 << dropped)).view(torch.float32).view(weight.shape).to(dtype)
+
+
+def _bits(dtype: torch.dtype) -> int:
+    """Of the significand, after the point."""
+    return round(-torch.tensor(torch.finfo(dtype).eps, dtype=torch.float64).log2().item())
+
+
+@cache
+def _noise(device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 1 << 16, (_PERIOD,), dtype=torch.int32, generator=generator).to(device)
