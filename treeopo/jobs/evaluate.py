@@ -153,7 +153,8 @@ def _asked(
             told.add(notice)
             notify(notice)
 
-    tokenizers = {model.tokenizer: ModelTokenizer(model.tokenizer, config.engine.trust_remote_code) for model in models}
+    trust = config.engine.trust_remote_code
+    tokenizers = {model.tokenizer: ModelTokenizer(model.tokenizer, trust, weights=model.base) for model in models}
     for model in models:
         tokenizer = tokenizers[model.tokenizer]
         for warning in filter(None, (_trained_on(model, tokenizer), _other_end(config, model, tokenizer))):
@@ -170,7 +171,7 @@ def _other_end(config: EvalConfig, model: ModelRef, tokenizer: ModelTokenizer) -
     if model.tokenizer == model.base:
         return None
     base = ModelTokenizer(model.base, config.engine.trust_remote_code)
-    if tokenizer.eos_token_id == base.eos_token_id:
+    if tokenizer.eos_token_id in base.end_token_ids:
         return None
     return (
         f"{model.label}: its tokenizer ends a text with {tokenizer.hf.eos_token!r}, and the engine stops at the base's "

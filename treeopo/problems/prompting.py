@@ -25,8 +25,8 @@ STOP_KEY = "stop"
 
 class Encode(Protocol):
     """What a prompt needs of a tokenizer (`treeopo.engines.tokenizer.ModelTokenizer` says it in full): `begin` starts a
-    sequence, `encode` goes on with one, `escape` makes text of the special tokens that a text names; `chat` raises
-    `ModelError` where it has no chat template, or one that does not know an argument.
+    sequence, `encode` goes on with one, `escape` makes text of the special tokens that a text names; `chat`, and `show`
+    as text, raise `ModelError` where it has no chat template, or one that does not know an argument.
     """
 
     def begin(self, text: str) -> list[int]: ...
@@ -37,7 +37,7 @@ class Encode(Protocol):
 
     def chat(self, messages: Sequence[Message], chat_arguments: ChatArguments) -> list[int]: ...
 
-    def decode(self, token_ids: list[int]) -> str: ...
+    def show(self, messages: Sequence[Message], chat_arguments: ChatArguments) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +102,9 @@ class Prompter:
         self._examples = _examples(settings)
         opening = self._template.partition("{question}")[0].strip()
         self.stop = (STEP_SEPARATOR + opening,) if self._examples and opening and not self._chat else ()
-        asked = self(Problem("", "", ""))  # a tokenizer without a chat template is found out here
+        self(Problem("", "", ""))  # a tokenizer without a chat template is found out here
         if self._chat and self._examples:
-            self._tell_of_changes(asked, notify)
+            self._tell_of_changes(notify)
         if not self._chat and getattr(tokenizer, "is_instruct", False):
             notify(
                 "the model was tuned to answer under its chat template, and is asked without it: give --prompt chat, "
@@ -124,13 +124,16 @@ class Prompter:
 
     def _encode(self, problem: Problem) -> list[int]:
         if self._chat:
-            messages = [
-                message
-                for example in self._examples
-                for message in (_message("user", self._render(example)), _message("assistant", example.solution or ""))
-            ]
-            return self._tokenizer.chat([*messages, _message("user", self._render(problem))], self._chat_arguments)
+            return self._tokenizer.chat(self._messages(problem), self._chat_arguments)
         return self._tokenizer.begin("".join([*map(self._solved, self._examples), self._plain(problem)]))
+
+    def _messages(self, problem: Problem) -> list[Message]:
+        turns = [
+            message
+            for example in self._examples
+            for message in (_message("user", self._render(example)), _message("assistant", example.solution or ""))
+        ]
+        return [*turns, _message("user", self._render(problem))]
 
     def instruct(self, text: str) -> list[int]:
         """Tokens of a prompt that is `text` alone, in the style of the others and without their examples."""
@@ -138,10 +141,16 @@ class Prompter:
             return self._tokenizer.chat([_message("user", text.strip())], self._chat_arguments)
         return self._tokenizer.begin(self._tokenizer.escape(text))
 
-    def _tell_of_changes(self, asked: list[int], notify: Notify) -> None:
-        """Templates rewrite earlier turns of the assistant: Qwen3's takes out what is between think tags."""
-        shown = " ".join(self._tokenizer.decode(asked).split())
-        changed = [one for one in self._examples if " ".join((one.solution or "").split()) not in shown]
+    def _tell_of_changes(self, notify: Notify) -> None:
+        """Templates rewrite earlier turns: Qwen3's takes out what is between think tags, others join lines or show the
+        last turns alone. White space around a turn is theirs to take: it says nothing.
+        """
+        shown = self._tokenizer.show(self._messages(Problem("", "", "")), self._chat_arguments)
+        changed = [
+            example
+            for example in self._examples
+            if any(turn.strip() not in shown for turn in (self._render(example), example.solution or ""))
+        ]
         if changed:
             notify(
                 f"warning: the chat template shows {len(changed)} of {len(self._examples)} worked examples otherwise "
