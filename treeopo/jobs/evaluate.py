@@ -26,6 +26,7 @@ from treeopo.ports import Engine, Notify
 from treeopo.problems.graders import open_grader, unreadable_golds
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import recorded
+from treeopo.problems.protocols import PROTOCOLS
 from treeopo.problems.spec import load_problem_set
 from treeopo.run.directory import RunDirectory
 from treeopo.run.models import BASE, ModelRef, adapters, check_servable, embedded, resolve, serve
@@ -85,6 +86,10 @@ def _settings(config: EvalConfig) -> dict[str, Any]:
     settings["prompt"] = recorded(settings["prompt"])
     if config.base is None:
         del settings["base"]  # evaluations that an earlier version began have no such setting
+    if config.protocol is None:
+        del settings["protocol"]
+    if not config.grade_cut:
+        del settings["grade_cut"]
     return settings
 
 
@@ -159,8 +164,9 @@ def _asked(
         tokenizer = tokenizers[model.tokenizer]
         for warning in filter(None, (_trained_on(model, tokenizer), _other_end(config, model, tokenizer))):
             notify(warning)
+    protocol = PROTOCOLS.get(config.protocol or "")
     asked = {
-        name: [(each, make_questions(tokenizer, config.prompt, each, once)) for each in problem_sets]
+        name: [(each, make_questions(tokenizer, config.prompt, each, once, protocol)) for each in problem_sets]
         for name, tokenizer in tokenizers.items()
     }
     return {model: asked[model.tokenizer] for model in models}
@@ -213,6 +219,7 @@ async def _score(
             max_new_tokens=config.max_new_tokens,
             samples=config.samples,
             seed=config.seed,
+            grade_cut=config.grade_cut,
             on_completion=on_completion,
             done=done,
         )
