@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -19,15 +20,18 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.filters import build_filter_ensemble
 
 from tests.hard_knocks.families import FAMILIES
-from treeopo.config import EvalConfig
+from treeopo.config import EvalConfig, load_config
+from treeopo.engines.scripted import ScriptedEngine
+from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import ConfigError, ProblemError
+from treeopo.jobs.evaluate import evaluate
 from treeopo.problems.graders import load_grader
 from treeopo.problems.graders.number import grade
 from treeopo.problems.prompting import PromptSettings
 from treeopo.problems.protocols import PROTOCOLS
 from treeopo.problems.spec import load_problem_set
-from treeopo.records import Problem
+from treeopo.records import Completion, FinishReason, Problem, Request
 from treeopo.run.questions import make_questions
 
 TASKS = Path(lm_eval.__file__).parent / "tasks" / "gsm8k"
@@ -244,3 +248,55 @@ def test_a_protocol_gives_the_settings_that_are_not_given() -> None:
     ):
         with pytest.raises((ConfigError, ValueError), match=complaint):
             config(**values)
+
+
+def says(text: str, limit: int | None = None) -> Any:
+    """Starts an engine whose every answer is `text`; `limit`: it has run out of so many tokens."""
+
+    class Saying(ScriptedEngine):
+        async def generate(self, request: Request) -> Completion:
+            asked.append(request)
+            reason = FinishReason.STOP if limit is None else FinishReason.LENGTH
+            nothing = np.zeros(1, np.float32)
+            return Completion(np.zeros(1, np.int32), nothing, np.zeros(1, np.int32), text, reason)
+
+    async def start(model: str, options: EngineOptions, adapters: Adapters | None) -> ScriptedEngine:
+        return Saying(lambda *_: [])
+
+    asked.clear()
+    return start
+
+
+asked: list[Request] = []
+"""What the newest of these engines was asked."""
+
+
+@pytest.mark.parametrize("limit", [None, 256])
+def test_an_evaluation_under_a_protocol_asks_ends_and_grades_as_the_harness(
+    tmp_path: Path, sets: tuple[Path, Path], limit: int | None
+) -> None:
+    tokenizer = FAMILIES[3].saved(tmp_path / "model")
+    given = {"protocol": "lm-eval-gsm8k", "problems": (str(sets[1]),), "prompt.examples": str(sets[0])}
+    flags = given | {"model": str(tmp_path / "model"), "output": tmp_path / "scores"}
+    config = load_config(EvalConfig, file=None, flags=flags)
+    told: list[str] = []
+    (found,) = evaluate(config, told.append, lambda done, total: None, says("So 1.\n#### 1,0\n\n#### 3", limit))
+    assert found.scores[0].greedy.estimate == 0  # 1,0 is 10, the first to them
+    (found,) = evaluate(
+        config.model_copy(update={"output": tmp_path / "right"}), told.append, lambda *_: None, says("#### 3", limit)
+    )
+    assert found.scores[0].greedy.estimate == 1 / 4
+    assert {(request.max_tokens, request.temperature, request.stop) for request in asked} == {
+        (256, 0.0, ("Question:", "</s>", "<|im_end|>"))
+    }
+    wanted = contexts("gsm8k.yaml", 5, sets, tmp_path / "cache", None)
+    assert [tokenizer.reads(request.token_ids) for request in asked] == wanted
+    kept = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
+    assert (kept["protocol"], kept["grade_cut"]) == ("lm-eval-gsm8k", True)
+
+
+def test_an_evaluation_without_a_protocol_is_kept_as_before(tmp_path: Path, sets: tuple[Path, Path]) -> None:
+    FAMILIES[3].saved(tmp_path / "model")
+    flags = {"problems": (str(sets[1]),), "model": str(tmp_path / "model"), "output": tmp_path / "scores"}
+    evaluate(load_config(EvalConfig, file=None, flags=flags), lambda _: None, lambda *_: None, says("#### 3"))
+    assert not {"protocol", "grade_cut"} & set(json.loads((tmp_path / "scores" / "evaluation.json").read_text()))
