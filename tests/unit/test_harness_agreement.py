@@ -290,7 +290,7 @@ def test_an_evaluation_under_a_protocol_asks_ends_and_grades_as_the_harness(
         (256, 0.0, ("Question:", "</s>", "<|im_end|>"))
     }
     wanted = contexts("gsm8k.yaml", 5, sets, tmp_path / "cache", None)
-    assert [tokenizer.reads(request.token_ids) for request in asked] == wanted
+    assert [tokenizer.reads([int(token) for token in request.token_ids]) for request in asked] == wanted
     kept = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
     assert (kept["protocol"], kept["grade_cut"]) == ("lm-eval-gsm8k", True)
 
