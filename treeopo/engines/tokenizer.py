@@ -68,8 +68,8 @@ class ModelTokenizer:
     def vocabulary_size(self) -> int:
         """Ids that there may be: those of the tokenizer, or as many as the model has logits if it has more.
 
-        Heads are padded (Qwen2.5: 151,936 rows for 151,665 tokens), and a padding row is sampled now and then. Nothing
-        forbids it, for the learner would have to forbid it alike: it is a token without text.
+        Heads are padded (Qwen2.5: 151,936 rows for 151,665 tokens). An engine of treeopo's own samples no padding row;
+        a server by URL does now and then, and older stores hold some: it is a token without text.
         """
         config = self._config
         return max(len(self.hf), int(getattr(config and config.get_text_config(), "vocab_size", None) or 0))
