@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from transformers import LlamaConfig
 from treeopo_storage import open_store
 
 from tests.hard_knocks.families import FAMILIES, Family
@@ -117,6 +118,16 @@ def test_the_model_ends_at_the_tokens_of_tokenizer_and_generation_config(
     notices: list[str] = []
     prompter(tokenizer, notices)
     assert [notice for notice in notices if "give --prompt chat" in notice] == notices != []
+
+
+def test_without_a_generation_config_the_ends_are_those_of_the_config(tmp_path: Path) -> None:
+    ends = FAMILIES[1].saved(tmp_path / "model").end_token_ids
+    (tmp_path / "model" / "generation_config.json").unlink()
+    LlamaConfig(eos_token_id=sorted(ends)).save_pretrained(tmp_path / "model")
+    assert ModelTokenizer(str(tmp_path / "model")).end_token_ids == ends
+    (tmp_path / "model" / "config.json").unlink()
+    alone = ModelTokenizer(str(tmp_path / "model"))
+    assert alone.end_token_ids == {alone.eos_token_id}
 
 
 @pytest.mark.parametrize("style", ["plain", "chat"])
