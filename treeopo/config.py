@@ -35,6 +35,7 @@ from treeopo.learner.settings import CriticSettings, DirectValueSettings, KlSett
 from treeopo.methods import METHODS, GroupPlan, LossName, Need, find_method, owners, plan_groups
 from treeopo.places import at_home, mapped
 from treeopo.problems.prompting import PromptSettings
+from treeopo.problems.protocols import PROTOCOLS, ProtocolName
 from treeopo.problems.settings import GradingSettings
 from treeopo.problems.solutions import SolutionSettings
 from treeopo.rollout.sampling.names import StartStates
@@ -324,6 +325,14 @@ class EvalConfig(Section):
     max_new_tokens: int = Field(256, ge=1)
     """Tokens of a completion at most."""
 
+    grade_cut: bool = False
+    """Grade a completion that ran out of tokens as any other; off: it is wrong, whatever it says."""
+
+    protocol: ProtocolName | None = None
+    """Ask, end and grade as another project does, for figures to compare with its own (docs/evaluation.md). It sets
+    max_new_tokens, grade_cut, grading.grader, prompt.shots and prompt.examples where they are not given.
+    """
+
     seed: int = Field(0, ge=0)
     """Of the completions that are sampled."""
 
@@ -338,6 +347,20 @@ class EvalConfig(Section):
 
     engine: Engine = EngineOptions()
     """The inference engine (docs/vllm.md, docs/servers.md)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_protocol_has_it(cls, values: Any) -> Any:
+        found = PROTOCOLS.get(str(values.get("protocol"))) if isinstance(values, Mapping) else None
+        return values if found is None else _merge(found.defaults(values), values)
+
+    @model_validator(mode="after")
+    def _protocol_has_its_own_words(self) -> Self:
+        require(
+            self.protocol is None or self.prompt.template is None,
+            f"prompt.template: protocol {self.protocol} has its own text; leave one of them out",
+        )
+        return self
 
 
 # The embedded models are a thousand times smaller than the paper's: bigger batches of shorter texts, a higher rate.

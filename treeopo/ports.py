@@ -3,6 +3,7 @@ conformance suite that ships, `treeopo.engines.conformance`, and that each of ou
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Protocol
 
@@ -86,6 +87,11 @@ class Tokenize(Protocol):
 
     @property
     def eos_token_id(self) -> int: ...
+
+    @property
+    def end_token_ids(self) -> AbstractSet[int]:
+        """All tokens at which the model stops, `eos_token_id` among them. They stand for no text."""
+        ...
 
     def encode(self, text: str) -> list[int]: ...
 

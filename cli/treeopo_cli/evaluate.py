@@ -49,6 +49,15 @@ Samples = Annotated[
     typer.Option(help="Completions a problem at temperature 1, beside the greedy one.", show_default="0"),
     Sets("samples"),
 ]
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        help="Ask and grade as another project does: lm-eval-gsm8k, lm-eval-gsm8k-cot or lm-eval-gsm8k-cot-zeroshot "
+        "(docs/evaluation.md).",
+        show_default=False,
+    ),
+    Sets("protocol"),
+]
 Output = Annotated[
     Path | None,
     typer.Option("-o", "--output", help="Directory for scores.json and every completion; goes on if stopped."),
@@ -68,6 +77,7 @@ def evaluate(
     prompt: Prompt = None,
     shots: Shots = None,
     examples: Examples = None,
+    protocol: Protocol = None,
     output: Output = None,
     engine: Engine = None,
     trust_remote_code: TrustRemoteCode = None,

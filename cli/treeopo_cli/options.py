@@ -79,7 +79,8 @@ Grader = Annotated[
     str | None,
     typer.Option(
         "--grader",
-        help="number, number-strict, math, or package.module:Name for one of your own (docs/problems.md).",
+        help="number, number-strict, math, lm-evaluation-harness' gsm8k-strict-match and others, or "
+        "package.module:Name for one of your own (docs/problems.md).",
         show_default="the problem set's own",
     ),
     Sets("grading.grader"),

@@ -128,7 +128,7 @@ def import_(
     words = ModelTokenizer(tokenizer)
     ends = separator.replace("\\n", "\n")
     found = import_traces(traces, ends, layout, reward, grader, template)
-    trees = trees_from_traces(found.traces, ends, words, end_of_text=[words.eos_token_id])
+    trees = trees_from_traces(found.traces, ends, words, end_of_text=words.end_after)
     meta = StoreMeta(
         words.fingerprint,
         teacher=IMPORTED,

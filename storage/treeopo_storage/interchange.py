@@ -1,7 +1,7 @@
 """In and out of a store: prefixes as JSON Lines or Parquet, trees from traces, stores merged."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -97,19 +97,21 @@ def trees_from_traces(
     separator: str,
     tokenize: TreeTokenizer,
     *,
-    end_of_text: Sequence[int] = (),
+    end_of_text: Callable[[str], Sequence[int]] = lambda prompt: (),
 ) -> list[ProblemTree]:
     """Trees of traces, each with the words that name it in a complaint (`formats.read_traces`), all of them in memory.
 
     Traces of one problem (same id, or same question where there is none) share the nodes of the steps they begin with;
     a node's visits are the traces through it, its value sum their rewards. `separator` ends each step but a trace's
-    last, which `end_of_text` ends. A trace is tokenised as a whole (`treeopo_storage.joint`).
+    last, which `end_of_text(prompt)` ends. A trace is tokenised as a whole (`treeopo_storage.joint`).
 
     Raises `TreeDataError` if two traces contradict each other, `EmptyStoreError` without traces.
     """
     builders: dict[str, TreeBuilder] = {}
     for where, trace in traces:
-        builders.setdefault(trace.id, TreeBuilder(trace, separator, tokenize, end_of_text)).add(trace, where)
+        if trace.id not in builders:
+            builders[trace.id] = TreeBuilder(trace, separator, tokenize, end_of_text(trace.prompt))
+        builders[trace.id].add(trace, where)
     if not builders:
         raise EmptyStoreError("there are no traces in it; nothing to import")
     return [builder.build() for builder in builders.values()]

@@ -3,7 +3,8 @@
 Encoded one by one, steps would hold tokens that nobody writes there: a space before each ("▁5" after "\\n\\n"), or one
 token "\\n\\n" where the whole text has two because a digit follows.
 
-    the prompt       is encoded alone, for it is asked before anything follows it, and an evaluation asks it so
+    the prompt       is encoded alone, for it is asked before anything follows it, and an evaluation asks it so; its
+                     last tokens are those that it has before a word, as the tokenizer sees to
     which encoding   a node's tokens come from the solution through its most visited child, and that one's, down to a
                      leaf (of equals the first): where solutions that share a step give it different tokens, it decides
     which step       a token belongs to the step that it starts in; one that reaches into the next step takes the
@@ -28,6 +29,10 @@ class Encoded(NamedTuple):
     starts: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
 
+    def first(self, count: int) -> "Encoded":
+        """The first `count` tokens."""
+        return Encoded(self.ids[:count], self.starts[:count], self.ends[:count])
+
     def after(self, count: int, shift: int = 0) -> "Encoded":
         """Without the first `count` tokens, offsets moved by `shift` characters."""
         return Encoded(self.ids[count:], self.starts[count:] + shift, self.ends[count:] + shift)
@@ -42,7 +47,7 @@ class TreeTokenizer(Protocol):
         ...
 
     def encode_after(self, text: str) -> Encoded:
-        """Tokens of a text that goes on after another, no special token among them."""
+        """Tokens of a text that goes on after another and is gone on with, no special token among them."""
         ...
 
     def reads_as(self, token_ids: Sequence[int], text: str) -> bool:

@@ -1,5 +1,6 @@
 """Token ids mean something under one tokenizer only: compare fingerprints, and re-tokenise when asked."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,12 +43,12 @@ def retokenized_meta(meta: StoreMeta, fingerprint: str, vocabulary_size: int | N
 
 
 def retokenize(
-    store: TreeStore, writer: TreeWriter, tokenize: TreeTokenizer, end_of_text: int, ended_by: int | None = None
+    store: TreeStore, writer: TreeWriter, tokenize: TreeTokenizer, end_of_text: int, ended_by: Collection[int] = ()
 ) -> Retokenized:
     """Copy every problem, its solutions encoded anew as `treeopo_storage.joint` has it.
 
-    Teacher log-probabilities become NaN: they belong to other tokens. A solution that ended with the token `ended_by`
-    of the store's own tokenizer ends with `end_of_text`, and every imported one does; others were cut, or ended by
+    Teacher log-probabilities become NaN: they belong to other tokens. A solution that ended with a token of `ended_by`,
+    of the store's own tokenizer, ends with `end_of_text`, and every imported one does; others were cut, or ended by
     their answer.
     """
     imported = store.meta.teacher == IMPORTED
@@ -56,7 +57,8 @@ def retokenize(
         done = []
         for tree in store.problems(start, stop):
             last = tree.token_ids[np.maximum(tree.token_offsets[1:] - 1, 0)]
-            done.append(_retokenize(tree, tokenize, tree.terminal & (imported | (last == ended_by)), end_of_text))
+            ended = imported | np.isin(last, list(ended_by))
+            done.append(_retokenize(tree, tokenize, tree.terminal & ended, end_of_text))
         writer.append([tree for tree, _ in done])
         for tree, moved_here in done:
             prefixes += tree.node_count

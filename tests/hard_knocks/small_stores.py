@@ -66,7 +66,7 @@ def imported(tmp_path: Path, tokenizer: ModelTokenizer, *traces: Mapping[str, ob
     rows = [{"question": "2+3+4?", "answer": "9", "reward": 1, **trace} for trace in traces]
     (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = traces_among(read_traces([str(tmp_path / "traces.jsonl")]), Counter())
-    (tree,) = trees_from_traces(found, "\n\n", tokenizer, end_of_text=[tokenizer.eos_token_id])
+    (tree,) = trees_from_traces(found, "\n\n", tokenizer, end_of_text=tokenizer.end_after)
     return tree
 
 

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 from tests.adapters import adapter_of, command, lora
 from tests.tiny_models import random_qwen2
 from treeopo.config import EvalConfig, load_config
 from treeopo.engines.settings import Adapters, EngineOptions
+from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.jobs.evaluate import evaluate
 from treeopo.records import Completion, FinishReason, Request, WeightFormat
 
@@ -79,6 +80,16 @@ def test_another_end_of_text_is_told(base: Path, tmp_path: Path) -> None:
     notices: list[str] = []
     prompts(adapter, notices)
     assert any("ends a text with '!', and the engine stops at the base's '<|endoftext|>'" in one for one in notices)
+
+
+def test_an_end_of_text_at_which_the_base_stops_too_is_not_told_of(base: Path, tmp_path: Path) -> None:
+    adapter = with_tokenizer(base, tmp_path / "adapter", chat_template=TEMPLATE, eos_token="!")
+    own, end = AutoTokenizer.from_pretrained(base).eos_token_id, AutoTokenizer.from_pretrained(adapter).eos_token_id
+    GenerationConfig(eos_token_id=[own, end]).save_pretrained(base)
+    notices: list[str] = []
+    prompts(adapter, notices)
+    assert not any("ends a text with" in notice for notice in notices)
+    assert ModelTokenizer(str(adapter), weights=str(base)).end_token_ids == {own, end}
 
 
 def test_without_a_tokenizer_of_its_own_the_base_s_is_used(base: Path, tmp_path: Path) -> None:

@@ -40,6 +40,9 @@ class Characters(CharTokenizer):
     def chat(self, messages: Sequence[Message], chat_arguments: object) -> list[int]:
         raise AssertionError("no chat is asked for")
 
+    def show(self, messages: Sequence[Message], chat_arguments: object) -> str:
+        raise AssertionError("no chat is asked for")
+
 
 def asked(template: Path) -> str:
     prompter = Prompter(Characters(), PromptSettings(template=template), ProblemSet("numbers", (QUESTION,)))

@@ -36,6 +36,7 @@ async def scores(
     seed: int = 0,
     max_new_tokens: int = 50,
     count: int = 40,
+    grade_cut: bool = False,
     done: Mapping[tuple[str, int], Graded] | None = None,
     on_completion: Callable[[Graded], None] = lambda graded: None,
 ) -> Scores:
@@ -47,6 +48,7 @@ async def scores(
         max_new_tokens=max_new_tokens,
         samples=samples,
         seed=seed,
+        grade_cut=grade_cut,
         on_completion=on_completion,
         done=done,
     )
@@ -69,6 +71,15 @@ async def test_sampled_accuracy_is_near_the_chance_of_success_and_fixed_by_the_s
 async def test_completions_that_run_out_of_tokens_are_wrong_and_counted() -> None:
     result = await scores(SURE, samples=1, max_new_tokens=3)
     assert result.pass_at_1 == 0
+    assert result.truncated == 80
+
+
+@pytest.mark.parametrize("grade_cut", [False, True])
+async def test_completions_that_run_out_of_tokens_are_graded_where_that_is_asked_for(grade_cut: bool) -> None:
+    whole = len("a\n\n#### 1")  # there is no room for its end
+    result = await scores(SURE, samples=1, max_new_tokens=whole, grade_cut=grade_cut)
+    assert result.pass_at_1 == result.sampled.mean() == grade_cut
+    assert set(result.answers) == {("1",) if grade_cut else ("",)}
     assert result.truncated == 80
 
 

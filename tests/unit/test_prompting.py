@@ -21,7 +21,10 @@ class Chatting(CharTokenizer):
     """Shows messages as a chat template would."""
 
     def chat(self, messages: Sequence[Message], chat_arguments: ChatArguments) -> list[int]:
-        return self.encode("".join(f"<{row['role']}>{row['content']}" for row in messages) + "<assistant>")
+        return self.encode(self.show(messages, chat_arguments))
+
+    def show(self, messages: Sequence[Message], chat_arguments: ChatArguments) -> str:
+        return "".join(f"<{row['role']}>{row['content']}" for row in messages) + "<assistant>"
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ class PieceTokenizer:
     """Token i is the i-th byte string, so that one token can hold several characters or part of one."""
 
     eos_token_id = 0
+    end_token_ids = frozenset({0})
 
     def __init__(self, *pieces: bytes) -> None:
         self.pieces = pieces

@@ -109,7 +109,7 @@ def trace(steps: list[str], reward: float, **more: str) -> dict[str, object]:
 
 def imported(path: Path, end_of_text: Sequence[int] = ()) -> list[ProblemTree]:
     return trees_from_traces(
-        traces_among(read_traces([str(path)]), Counter()), "\n\n", TOKENIZE, end_of_text=end_of_text
+        traces_among(read_traces([str(path)]), Counter()), "\n\n", TOKENIZE, end_of_text=lambda prompt: end_of_text
     )
 
 

@@ -11,6 +11,7 @@ import random
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
@@ -40,6 +41,7 @@ class CharTokenizer:
     """One token per character, its id the code point; id 0 ends a text and decodes to nothing."""
 
     eos_token_id = 0
+    end_token_ids: AbstractSet[int] = frozenset({0})
 
     def encode(self, text: str) -> list[int]:
         return [ord(character) for character in text]

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,9 @@ _TAKEN = ("messages", "bos_token", "eos_token", "add_generation_prompt", "tools"
 _BEFORE = ("\n", ".", "0", "a")
 """What a text may be encoded after so that it gets no space of its own: the first whose tokens end where it does."""
 
+_AFTER = "a"
+"""What a text that ends in white space is encoded before, for it will be gone on with."""
+
 _ESCAPE = "\ufdd0"
 """Takes the meaning of a special token's name from the character after it; Unicode keeps it out of real texts."""
 
@@ -33,14 +36,19 @@ class ModelTokenizer:
     are not shown on the way out. The name of a special token inside a text is that token only where the text is not
     `escape`d, as in a prompt template.
 
+    A text that ends in white space has the tokens that it has before a word, where one ends with the text: GPT-2's
+    rules, which SmolLM2's are, make one token of a blank line at the end of a text and two of one before a word. After
+    the one a model expects anything but a word.
+
     Raises:
         ModelError: the tokenizer cannot be loaded, is not a fast one, or has no end-of-text token.
     """
 
-    def __init__(self, model: str, trust_remote_code: bool = False) -> None:
+    def __init__(self, model: str, trust_remote_code: bool = False, *, weights: str | None = None) -> None:
+        """weights: the model that it speaks for, where that is another (the base of an adapter with a tokenizer)."""
         from transformers import AutoTokenizer
 
-        self._model, self._trust_remote_code = model, trust_remote_code
+        self._weights, self._trust_remote_code = weights or model, trust_remote_code
         try:
             self.hf: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
@@ -60,16 +68,21 @@ class ModelTokenizer:
     def vocabulary_size(self) -> int:
         """Ids that there may be: those of the tokenizer, or as many as the model has logits if it has more.
 
-        Heads are padded (Qwen2.5: 151,936 rows for 151,665 tokens), and a padding row is sampled now and then. Nothing
-        forbids it, for the learner would have to forbid it alike: it is a token without text.
+        Heads are padded (Qwen2.5: 151,936 rows for 151,665 tokens). An engine of treeopo's own samples no padding row;
+        a server by URL does now and then, and older stores hold some: it is a token without text.
         """
+        config = self._config
+        return max(len(self.hf), int(getattr(config and config.get_text_config(), "vocab_size", None) or 0))
+
+    @cached_property
+    def _config(self) -> Any:
+        """The model's, None beside a tokenizer that is there alone."""
         from transformers import AutoConfig
 
         try:
-            config = AutoConfig.from_pretrained(self._model, trust_remote_code=self._trust_remote_code)
+            return AutoConfig.from_pretrained(self._weights, trust_remote_code=self._trust_remote_code)
         except (OSError, ValueError):
-            return len(self.hf)  # there is a tokenizer alone
-        return max(len(self.hf), int(getattr(config.get_text_config(), "vocab_size", None) or 0))
+            return None
 
     @property
     def fingerprint(self) -> str:
@@ -91,7 +104,7 @@ class ModelTokenizer:
         Raises:
             ModelError: the name of a special token was to be text, and the tokenizer cannot keep it so.
         """
-        ids: list[int] = self._begin(text).ids.tolist()
+        ids: list[int] = self._open(text, self._begin).ids.tolist()
         return ids
 
     def encode(self, text: str) -> list[int]:
@@ -107,10 +120,13 @@ class ModelTokenizer:
     def encode_solution(self, question: str, prompt: str, steps: str) -> Encoded:
         """See `TreeTokenizer`. Raises: ModelError: as `begin`."""
         asked = self.escape(question).join(prompt.split(question)) if question else prompt
-        return self._begin(asked + self.escape(steps))
+        return self._begin(asked + self.escape(steps)) if steps else self._open(asked, self._begin)
 
     def encode_after(self, text: str) -> Encoded:
         """See `TreeTokenizer`. Raises: ModelError: as `begin`."""
+        return self._open(text, self._after)
+
+    def _after(self, text: str) -> Encoded:
         for before in _BEFORE if self._puts_space else ():
             encoded = self._encode(before + text, special=False)
             count = int(np.searchsorted(encoded.starts, len(before)))
@@ -121,7 +137,7 @@ class ModelTokenizer:
     def reads_as(self, token_ids: Sequence[int], text: str) -> bool:
         """See `TreeTokenizer`; special tokens of a prompt read as they are named."""
         ids, opening = list(token_ids), self.opening
-        ended = ids[-1:] == [self.eos_token_id]
+        ended = bool(ids) and ids[-1] in self.end_token_ids
         parts = [
             ids[first:last]
             for first in {0, len(opening) if ids[: len(opening)] == opening else 0}
@@ -159,19 +175,29 @@ class ModelTokenizer:
         tokens: list[int] = self._escaped(self._render(escaped, chat_arguments, tokenize=False)).ids.tolist()
         return tokens
 
+    def show(self, messages: Sequence[Mapping[str, str]], chat_arguments: Mapping[str, Any] = _NONE) -> str:
+        """What `chat` encodes, as text. Raises: ModelError: as `chat`."""
+        text: str = self._render(messages, chat_arguments, tokenize=False)
+        return text
+
     @cached_property
     def is_instruct(self) -> bool:
         """Whether the model ends a text where its chat template ends an answer: it was tuned to answer under it. (Base
         models come with a template too, and end elsewhere.)
         """
-        return self._turn_end in self._ends
+        return self._turn_end in self.end_token_ids
 
     def answer_ends(self, *, chat: bool) -> tuple[int, ...]:
         """Tokens that an answer may end in, the one to end it with first: under the chat template that which the
         template writes there, if the model stops at it (Gemma's `<end_of_turn>`); the end of text otherwise.
         """
-        first = self._turn_end if chat and self._turn_end in self._ends else self.eos_token_id
-        return (first, *sorted(self._ends - {first}))
+        first = self._turn_end if chat and self._turn_end in self.end_token_ids else self.eos_token_id
+        return (first, *sorted(self.end_token_ids - {first}))
+
+    def end_after(self, prompt: str) -> list[int]:
+        """The token that ends an answer to a prompt, which is under the chat template where it holds a turn's end."""
+        turn = None if self._turn_end is None else self.hf.convert_ids_to_tokens(self._turn_end)
+        return [self.answer_ends(chat=turn is not None and turn in prompt)[0]]
 
     @cached_property
     def _turn_end(self) -> int | None:
@@ -187,15 +213,17 @@ class ModelTokenizer:
         return None if end is None else self._special_ids[end[0]]
 
     @cached_property
-    def _ends(self) -> set[int]:
-        """Tokens at which the model stops: the tokenizer's, and those of its generation_config.json."""
+    def end_token_ids(self) -> frozenset[int]:
+        """Tokens at which the model stops, and vLLM with it: the tokenizer's, and those of its generation_config.json
+        (of its config.json where there is none).
+        """
         from transformers import GenerationConfig
 
         try:
-            more = GenerationConfig.from_pretrained(self._model).eos_token_id
+            more = GenerationConfig.from_pretrained(self._weights).eos_token_id
         except (OSError, ValueError):
-            more = None
-        return {self.eos_token_id, *([more] if isinstance(more, int) else more or [])}
+            more = getattr(self._config, "eos_token_id", None)
+        return frozenset({self.eos_token_id, *([more] if isinstance(more, int) else more or [])})
 
     def _render(self, messages: Sequence[Mapping[str, str]], chat_arguments: Mapping[str, Any], **options: bool) -> Any:
         from jinja2 import TemplateError
@@ -235,6 +263,15 @@ class ModelTokenizer:
         """Whether a text of its own is encoded otherwise than after another, as Metaspace tokenizers do."""
         alone, after = self._encode("0", special=False).ids, self._encode("\n0", special=False).ids
         return not np.array_equal(alone, after[-1:])
+
+    def _open(self, text: str, encode: Callable[[str], Encoded]) -> Encoded:
+        """A text that is gone on with."""
+        if not text[-1:].isspace():
+            return encode(text)
+        longer = encode(text + _AFTER)
+        end = int(longer.ends[-1]) - len(_AFTER)
+        count = int(np.searchsorted(longer.starts, end))
+        return longer.first(count) if count and longer.ends[count - 1] <= end else encode(text)
 
     def _begin(self, text: str) -> Encoded:
         encoded, opening = self._escaped(text), np.array(self.opening, np.int32)

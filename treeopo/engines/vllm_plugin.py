@@ -2,16 +2,21 @@
 
 It registers the file weight-transfer backend. In an engine process that treeopo started it also asks the kernel for
 AMX before the first kernel needs it (vLLM 0.32 on CPUs dies with SIGILL otherwise), keeps it from stumbling over numba,
-makes the process die with its parent, and keeps Ctrl-C for the parent alone. In any other vLLM process it changes
-nothing.
+makes the process die with its parent, keeps Ctrl-C for the parent alone, and samples no id that the tokenizer does not
+have. In any other vLLM process it changes nothing.
 """
 
 import ctypes
+import math
 import os
 import signal
 import sys
+from typing import Any
 
 PARENT_VARIABLE = "TREEOPO_ENGINE_PARENT"
+TOKENS_VARIABLE = "TREEOPO_ENGINE_TOKENS"
+"""How many ids the tokenizer has, where the model's head has rows beyond."""
+
 BACKEND = "treeopo_file"
 _PR_SET_PDEATHSIG = 1
 
@@ -28,6 +33,23 @@ def register() -> None:
         os.setpgid(0, 0)  # a terminal sends Ctrl-C to a whole process group; the parent stops its engine in good order
         _enable_amx()
         _tame_llvmlite()
+        if TOKENS_VARIABLE in os.environ:
+            _forbid_beyond(int(os.environ[TOKENS_VARIABLE]))
+
+
+def _forbid_beyond(tokens: int) -> None:
+    """Ids from `tokens` on are padding of the head: they get no probability, in samples and in scores of prompts."""
+    from vllm.model_executor.layers.logits_processor import LogitsProcessor
+
+    forward = LogitsProcessor.forward
+
+    def within(self: Any, *arguments: Any, **named: Any) -> Any:
+        logits = forward(self, *arguments, **named)
+        if logits is not None and logits.shape[-1] > tokens:
+            logits[..., tokens:] = -math.inf
+        return logits
+
+    LogitsProcessor.forward = within
 
 
 def _die_with(trainer: int) -> None:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from treeopo.engines.settings import Adapters, EngineOptions, publishable_as
-from treeopo.engines.vllm_plugin import BACKEND, PARENT_VARIABLE
+from treeopo.engines.tokenizer import ModelTokenizer
+from treeopo.engines.vllm_plugin import BACKEND, PARENT_VARIABLE, TOKENS_VARIABLE
 from treeopo.errors import ModelError
 from treeopo.records import WeightFormat
 from treeopo.threads import share
@@ -38,7 +39,7 @@ def start_process(model: str, options: EngineOptions, adapters: Adapters | None,
     Raises:
         ImportError: vLLM is not installed. OSError, ValueError, RuntimeError: it cannot serve the model.
     """
-    with _engine_environment(options), _output_to(descriptor):
+    with _engine_environment(options, _tokens_of_padded(model, options)), _output_to(descriptor):
         return _start(model, options, adapters)
 
 
@@ -93,8 +94,18 @@ def check_positions(model: str, wanted: int, trust_remote_code: bool) -> None:
         )
 
 
+def _tokens_of_padded(model: str, options: EngineOptions) -> int | None:
+    """How many ids the tokenizer has, None where the model has no more."""
+    try:
+        tokenizer = ModelTokenizer(model, options.trust_remote_code)
+    except ModelError:
+        return None  # vLLM says what is wrong with it
+    tokens = len(tokenizer.hf)
+    return tokens if tokens < tokenizer.vocabulary_size else None
+
+
 @contextmanager
-def _engine_environment(options: EngineOptions) -> Iterator[None]:
+def _engine_environment(options: EngineOptions, tokens: int | None) -> Iterator[None]:
     """The variables an engine process must inherit; this process gets its own back afterwards.
 
     Two OpenMP threads that spin beside a busy neighbour run at a tenth of the speed of one, so an engine on a CPU gets
@@ -105,6 +116,8 @@ def _engine_environment(options: EngineOptions) -> Iterator[None]:
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
     }
+    if tokens is not None:
+        wanted[TOKENS_VARIABLE] = str(tokens)
     if not os.path.exists("/proc/driver/nvidia"):
         wanted |= {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -21,7 +21,8 @@ IN_FLIGHT = 512
 @dataclass(frozen=True, slots=True)
 class Graded:
     """One completion of a problem: sample 0 is greedy, the others are drawn at temperature 1. `answer` is its final
-    answer in the problem set's canonical form, empty where it gives none; a truncated one is wrong, whatever it says.
+    answer in the problem set's canonical form, empty where it gives none; a truncated one is wrong, whatever it says,
+    unless such are graded too.
     """
 
     problem_id: str
@@ -77,6 +78,7 @@ async def complete_and_grade(
     max_new_tokens: int,
     samples: int,
     seed: int,
+    grade_cut: bool = False,
     on_completion: Callable[[Graded], None] = lambda graded: None,
     done: Mapping[tuple[str, int], Graded] | None = None,
 ) -> Scores:
@@ -108,12 +110,13 @@ async def complete_and_grade(
         async with room:
             completion = await generate.generate(request)
         cut = completion.finish_reason.is_cut
-        reward = 0.0 if cut else await grade(question.problem, completion.text)
+        is_read = grade_cut or not cut
+        reward = await grade(question.problem, completion.text) if is_read else 0.0
         graded = Graded(
             question.problem.id,
             sample,
             completion.text,
-            "" if cut else await answer(completion.text),
+            await answer(completion.text) if is_read else "",
             reward,
             cut,
             len(completion.token_ids),

@@ -81,7 +81,7 @@ def _canonical(tree: ProblemTree, tokenizer: ModelTokenizer) -> list[bool]:
     found = []
     for node in range(tree.node_count):
         ids = tree.prefix_tokens(node)
-        ids = ids[:-1] if tree.terminal[node] and ids[-1] == tokenizer.eos_token_id else ids
+        ids = ids[:-1] if tree.terminal[node] and ids[-1] in tokenizer.end_token_ids else ids
         found.append(any(_begins(encoded[other], ids, encoded[0].ids, len(prompt)) for other in through[node]))
     return found
 
@@ -124,7 +124,8 @@ def own_tokenizer(store: TreeStore) -> ModelTokenizer | None:
 def retokenized(store: TreeStore, writer: TreeWriter, tokenizer: ModelTokenizer) -> Iterator[str]:
     """Copy a store under another tokenizer; yields what there is to tell."""
     own = own_tokenizer(store)
-    yield str(retokenize(store, writer, tokenizer, tokenizer.eos_token_id, None if own is None else own.eos_token_id))
+    ended_by = frozenset[int]() if own is None else own.end_token_ids
+    yield str(retokenize(store, writer, tokenizer, tokenizer.eos_token_id, ended_by))
     if own is None and store.meta.teacher != IMPORTED:
         yield (
             f"the teacher {store.meta.teacher!r} is no directory here with the store's tokenizer: which solutions "

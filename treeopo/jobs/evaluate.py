@@ -26,6 +26,7 @@ from treeopo.ports import Engine, Notify
 from treeopo.problems.graders import open_grader, unreadable_golds
 from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import recorded
+from treeopo.problems.protocols import PROTOCOLS
 from treeopo.problems.spec import load_problem_set
 from treeopo.run.directory import RunDirectory
 from treeopo.run.models import BASE, ModelRef, adapters, check_servable, embedded, resolve, serve
@@ -85,6 +86,10 @@ def _settings(config: EvalConfig) -> dict[str, Any]:
     settings["prompt"] = recorded(settings["prompt"])
     if config.base is None:
         del settings["base"]  # evaluations that an earlier version began have no such setting
+    if config.protocol is None:
+        del settings["protocol"]
+    if not config.grade_cut:
+        del settings["grade_cut"]
     return settings
 
 
@@ -153,13 +158,15 @@ def _asked(
             told.add(notice)
             notify(notice)
 
-    tokenizers = {model.tokenizer: ModelTokenizer(model.tokenizer, config.engine.trust_remote_code) for model in models}
+    trust = config.engine.trust_remote_code
+    tokenizers = {model.tokenizer: ModelTokenizer(model.tokenizer, trust, weights=model.base) for model in models}
     for model in models:
         tokenizer = tokenizers[model.tokenizer]
         for warning in filter(None, (_trained_on(model, tokenizer), _other_end(config, model, tokenizer))):
             notify(warning)
+    protocol = PROTOCOLS.get(config.protocol or "")
     asked = {
-        name: [(each, make_questions(tokenizer, config.prompt, each, once)) for each in problem_sets]
+        name: [(each, make_questions(tokenizer, config.prompt, each, once, protocol)) for each in problem_sets]
         for name, tokenizer in tokenizers.items()
     }
     return {model: asked[model.tokenizer] for model in models}
@@ -170,7 +177,7 @@ def _other_end(config: EvalConfig, model: ModelRef, tokenizer: ModelTokenizer) -
     if model.tokenizer == model.base:
         return None
     base = ModelTokenizer(model.base, config.engine.trust_remote_code)
-    if tokenizer.eos_token_id == base.eos_token_id:
+    if tokenizer.eos_token_id in base.end_token_ids:
         return None
     return (
         f"{model.label}: its tokenizer ends a text with {tokenizer.hf.eos_token!r}, and the engine stops at the base's "
@@ -212,6 +219,7 @@ async def _score(
             max_new_tokens=config.max_new_tokens,
             samples=config.samples,
             seed=config.seed,
+            grade_cut=config.grade_cut,
             on_completion=on_completion,
             done=done,
         )

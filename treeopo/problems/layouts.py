@@ -54,12 +54,13 @@ def recognise(row: Any) -> Layout:
 
 
 def read_problems(
-    rows: Iterable[Row], name: str, layout: Layout | None, grader: str | None = None
+    rows: Iterable[Row], name: str, layout: Layout | None, grader: str | None = None, verbatim: bool = False
 ) -> tuple[str, list[Problem]]:
     """The grader's name, and every row as a problem; the first one's columns decide where no layout is given.
 
     `grader`, if given, grades in the place of the layout's own. It also reads the gold answers, unless it is one that
-    ships and the layout has its own: GSM8K states its golds in GSM8K's way, whatever compares them.
+    ships and the layout has its own: GSM8K states its golds in GSM8K's way, whatever compares them. verbatim: worked
+    solutions as they stand.
 
     An id does not depend on the order of the rows: a single id column as it is, several after the set's `name`, else
     the hash of the question. Rows that share one are told apart by a number.
@@ -76,14 +77,14 @@ def read_problems(
     problems: list[Problem] = []
     seen: Counter[str] = Counter()
     for where, row in chain([first], rows):
-        problem = _problem(row, where, name, layout, reader)
+        problem = _problem(row, where, name, layout, reader, verbatim)
         seen[problem.id] += 1
         again = f"-{seen[problem.id]}" if seen[problem.id] > 1 else ""
         problems.append(Problem(problem.id + again, problem.question, problem.answer, problem.solution))
     return grader or reader, problems
 
 
-def _problem(row: Any, where: str, name: str, layout: Layout, reader: str) -> Problem:
+def _problem(row: Any, where: str, name: str, layout: Layout, reader: str, verbatim: bool) -> Problem:
     if isinstance(row, Problem):
         _gold(row.answer, where, "answer", reader, worked=False)
         return row
@@ -92,7 +93,7 @@ def _problem(row: Any, where: str, name: str, layout: Layout, reader: str) -> Pr
     says = text_of if worked else text_or_number
     gold = _gold(_said(says, answer, where, layout.answer), where, layout.answer, reader, worked)
     question = _said(text_of, question, where, layout.question)
-    solution = _solution(row, layout)
+    solution = _solution(row, layout, verbatim)
     return Problem(_id(row, where, name, question, layout), question, gold, solution)
 
 
@@ -117,14 +118,14 @@ def _said(says: Callable[[Any], str], value: Any, where: str, column: str) -> st
         raise ProblemError(f"{where}: `{column}` {error}; mend or remove the row") from None
 
 
-def _solution(row: Any, layout: Layout) -> str | None:
+def _solution(row: Any, layout: Layout, verbatim: bool) -> str | None:
     """The worked solution, None where a row has none: that is no fault of it."""
     value = cell(row, layout.solution) if layout.solution else None
     if not isinstance(value, str | bytes) or not value.strip():
         return None
     solution = text_of(value)
     is_gsm8k = layout.grader == "number" and layout.is_worked and ANSWER_MARK in solution
-    return _steps(solution) if is_gsm8k else solution
+    return _steps(solution) if is_gsm8k and not verbatim else solution
 
 
 def _gold(answer: str, where: str, column: str, reader: str, worked: bool) -> str:

@@ -25,8 +25,8 @@ STOP_KEY = "stop"
 
 class Encode(Protocol):
     """What a prompt needs of a tokenizer (`treeopo.engines.tokenizer.ModelTokenizer` says it in full): `begin` starts a
-    sequence, `encode` goes on with one, `escape` makes text of the special tokens that a text names; `chat` raises
-    `ModelError` where it has no chat template, or one that does not know an argument.
+    sequence, `encode` goes on with one, `escape` makes text of the special tokens that a text names; `chat`, and `show`
+    as text, raise `ModelError` where it has no chat template, or one that does not know an argument.
     """
 
     def begin(self, text: str) -> list[int]: ...
@@ -37,7 +37,7 @@ class Encode(Protocol):
 
     def chat(self, messages: Sequence[Message], chat_arguments: ChatArguments) -> list[int]: ...
 
-    def decode(self, token_ids: list[int]) -> str: ...
+    def show(self, messages: Sequence[Message], chat_arguments: ChatArguments) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +76,21 @@ def recorded(prompt: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in prompt.items() if name != "chat_arguments" or value}
 
 
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What is said around a question. `text` names {question} once; an example's solution follows it and `lead`."""
+
+    text: str
+    examples: Sequence[Problem] = ()
+    stop: tuple[str, ...] = ()
+    lead: str = ""
+
+
 class Prompter:
-    """Prompts of one problem set for one tokenizer. A completion should also end at any of the `stop` strings: with
-    examples before it, a base model goes on to ask itself the next question. `notify` is told if a chat template shows
-    the examples otherwise than they are written, and if an instruct model is asked without its template.
+    """Prompts of one problem set for one tokenizer, by the settings and the set's template or by a `wording` of their
+    own. A completion should also end at any of the `stop` strings: with examples before it, a base model goes on to ask
+    itself the next question. `notify` is told if a chat template shows the examples otherwise than they are written,
+    and if an instruct model is asked without its template.
 
     Raises:
         ConfigError: the template file cannot be read or used.
@@ -93,44 +104,45 @@ class Prompter:
         settings: PromptSettings,
         problem_set: ProblemSet,
         notify: Notify = lambda notice: None,
+        wording: Wording | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._chat = settings.style == "chat"
         self._chat_arguments = settings.chat_arguments
-        own = _chat_text(problem_set.grader) if self._chat else problem_set.template.text
-        self._template = own if settings.template is None else _read(settings.template, self._chat)
-        self._examples = _examples(settings)
-        opening = self._template.partition("{question}")[0].strip()
-        self.stop = (STEP_SEPARATOR + opening,) if self._examples and opening and not self._chat else ()
-        asked = self(Problem("", "", ""))  # a tokenizer without a chat template is found out here
+        self._wording = wording or _wording(settings, problem_set)
+        self._examples, self.stop = self._wording.examples, self._wording.stop
+        self(Problem("", "", ""))  # a tokenizer without a chat template is found out here
         if self._chat and self._examples:
-            self._tell_of_changes(asked, notify)
+            self._tell_of_changes(notify)
         if not self._chat and getattr(tokenizer, "is_instruct", False):
             notify(
                 "the model was tuned to answer under its chat template, and is asked without it: give --prompt chat, "
                 "or see what it does as a base model"
             )
 
-    def __call__(self, problem: Problem) -> list[int]:
-        """Tokens that ask `problem`.
+    def __call__(self, problem: Problem, examples: Sequence[Problem] | None = None) -> list[int]:
+        """Tokens that ask `problem`, behind its own `examples` if given.
 
         Raises:
             ModelError: it names a special token that the tokenizer cannot keep as text.
         """
         try:
-            return self._encode(problem)
+            return self._encode(problem, self._examples if examples is None else examples)
         except ModelError as error:
             raise ModelError(f"problem {problem.id!r}: {error}" if problem.id else str(error)) from None
 
-    def _encode(self, problem: Problem) -> list[int]:
+    def _encode(self, problem: Problem, examples: Sequence[Problem]) -> list[int]:
         if self._chat:
-            messages = [
-                message
-                for example in self._examples
-                for message in (_message("user", self._render(example)), _message("assistant", example.solution or ""))
-            ]
-            return self._tokenizer.chat([*messages, _message("user", self._render(problem))], self._chat_arguments)
-        return self._tokenizer.begin("".join([*map(self._solved, self._examples), self._plain(problem)]))
+            return self._tokenizer.chat(self._messages(problem, examples), self._chat_arguments)
+        return self._tokenizer.begin("".join([*map(self._solved, examples), self._plain(problem)]))
+
+    def _messages(self, problem: Problem, examples: Sequence[Problem]) -> list[Message]:
+        turns = [
+            message
+            for example in examples
+            for message in (_message("user", self._render(example)), _message("assistant", example.solution or ""))
+        ]
+        return [*turns, _message("user", self._render(problem))]
 
     def instruct(self, text: str) -> list[int]:
         """Tokens of a prompt that is `text` alone, in the style of the others and without their examples."""
@@ -138,10 +150,16 @@ class Prompter:
             return self._tokenizer.chat([_message("user", text.strip())], self._chat_arguments)
         return self._tokenizer.begin(self._tokenizer.escape(text))
 
-    def _tell_of_changes(self, asked: list[int], notify: Notify) -> None:
-        """Templates rewrite earlier turns of the assistant: Qwen3's takes out what is between think tags."""
-        shown = " ".join(self._tokenizer.decode(asked).split())
-        changed = [one for one in self._examples if " ".join((one.solution or "").split()) not in shown]
+    def _tell_of_changes(self, notify: Notify) -> None:
+        """Templates rewrite earlier turns: Qwen3's takes out what is between think tags, others join lines or show the
+        last turns alone. White space around a turn is theirs to take: it says nothing.
+        """
+        shown = self._tokenizer.show(self._messages(Problem("", "", ""), self._examples), self._chat_arguments)
+        changed = [
+            example
+            for example in self._examples
+            if any(turn.strip() not in shown for turn in (self._render(example), example.solution or ""))
+        ]
         if changed:
             notify(
                 f"warning: the chat template shows {len(changed)} of {len(self._examples)} worked examples otherwise "
@@ -150,14 +168,24 @@ class Prompter:
             )
 
     def _solved(self, example: Problem) -> str:
-        return f"{self._plain(example)}{self._tokenizer.escape(example.solution or '')}{STEP_SEPARATOR}"
+        solution = self._tokenizer.escape(example.solution or "")
+        return f"{self._plain(example)}{self._wording.lead}{solution}{STEP_SEPARATOR}"
 
     def _plain(self, problem: Problem) -> str:
         """The template may name special tokens, the question only as text."""
-        return self._template.replace("{question}", self._tokenizer.escape(problem.question))
+        return self._wording.text.replace("{question}", self._tokenizer.escape(problem.question))
 
     def _render(self, problem: Problem) -> str:
-        return self._template.replace("{question}", problem.question)
+        return self._wording.text.replace("{question}", problem.question)
+
+
+def _wording(settings: PromptSettings, problem_set: ProblemSet) -> Wording:
+    chat = settings.style == "chat"
+    own = _chat_text(problem_set.grader) if chat else problem_set.template.text
+    text = own if settings.template is None else _read(settings.template, chat)
+    examples = _examples(settings)
+    opening = text.partition("{question}")[0].strip()
+    return Wording(text, examples, (STEP_SEPARATOR + opening,) if examples and opening and not chat else ())
 
 
 def _chat_text(grader: str) -> str:

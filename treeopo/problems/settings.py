@@ -12,6 +12,9 @@ GRADERS = {
     "number": "treeopo.problems.graders.number:NumberGrader",
     "number-strict": "treeopo.problems.graders.number:StrictNumberGrader",
     "math": "treeopo.problems.graders.math:MathGrader",
+    "gsm8k-strict-match": "treeopo.problems.graders.harness:GSM8K_STRICT_MATCH",
+    "gsm8k-cot-strict-match": "treeopo.problems.graders.harness:GSM8K_COT_STRICT_MATCH",
+    "gsm8k-flexible-extract": "treeopo.problems.graders.harness:GSM8K_FLEXIBLE_EXTRACT",
 }
 """The graders that ship (docs/problems.md). Wherever one is named, `package.module:Name` names one of your own."""
 
@@ -28,8 +31,9 @@ class GradingSettings:
     """
 
     grader: str | None = None
-    """The grader, in the place of the problem set's or the store's own: number, number-strict, math, or
-    package.module:Name for one of your own.
+    """The grader, in the place of the problem set's or the store's own: number, number-strict, math, one of
+    lm-evaluation-harness' (gsm8k-strict-match, gsm8k-cot-strict-match, gsm8k-flexible-extract), or package.module:Name
+    for one of your own.
     """
 
     workers: int = 2

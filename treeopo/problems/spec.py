@@ -7,7 +7,7 @@ published   = "gsm8k" | "gsm-symbolic" [":" main|p1|p2] | "math" [":" subject] |
 file        = files [ "?question=COLUMN&answer=COLUMN" ["&solution=COLUMN"] ["&id=COLUMN"] ["&grader=GRADER"] ]
 files       = path | directory | pattern
 function    = module ":" name [":" split] [ "?grader=GRADER" ]
-GRADER      = "number" | "number-strict" | "math" | module ":" name
+GRADER      = a name of treeopo.problems.settings.GRADERS | module ":" name
 
 A file is JSON, CSV, TSV or Parquet (`treeopo_storage.rows`), a directory one of shards, a pattern has `*` or `[0-9]` in
 it. Without column names they have those of GSM8K, GSM-Symbolic or MATH; `outer.inner` names one inside an object. A
@@ -51,18 +51,19 @@ class _Slice:
     end: int | None = None
 
 
-def load_problems(spec: str, limit: int | None = None) -> list[Problem]:
+def load_problems(spec: str, limit: int | None = None, *, verbatim: bool = False) -> list[Problem]:
     """The problems of `load_problem_set`."""
-    return list(load_problem_set(spec, limit).problems)
+    return list(load_problem_set(spec, limit, verbatim=verbatim).problems)
 
 
 def load_problem_set(
-    spec: str, limit: int | None = None, grader: str | None = None, split: str = "train"
+    spec: str, limit: int | None = None, grader: str | None = None, split: str = "train", *, verbatim: bool = False
 ) -> ProblemSet:
     """The problem set named by `spec` (grammar above), at most `limit` problems of it, always in the same order.
 
     It is graded by its own grader or the one given, by name. `split` is for a spec that names none; a set that was
-    published without it gives the one it has. The set's own `spec` names the split.
+    published without it gives the one it has. The set's own `spec` names the split. verbatim: worked solutions as the
+    rows have them, GSM8K's with calculator annotations and no blank lines.
 
     Raises:
         ProblemError: an unknown name, a missing file, an unreachable hub, or a bad row (named by file and line).
@@ -78,11 +79,11 @@ def load_problem_set(
     if name == staged_arithmetic.NAME:
         found = _staged_arithmetic(rows, parts, split, grader)
     elif name in PUBLISHED:
-        found = _published(rows, name, parts, split, grader)
+        found = _published(rows, name, parts, split, grader, verbatim)
     elif _is_function(rows.name):
         found = _function(rows, split, grader)
     else:
-        found = _file(rows, grader)
+        found = _file(rows, grader, verbatim)
     if not found.problems:
         raise ProblemError(f"{spec}: no problems in it; check the file, or the slice")
     part = spec.removeprefix(asked.name)
@@ -143,7 +144,9 @@ def _staged_arithmetic(rows: _Slice, parts: list[str], default_split: str, grade
     return ProblemSet(spec, tuple(problems), grader=grader or "number-strict")
 
 
-def _published(rows: _Slice, name: str, parts: list[str], default_split: str, grader: str | None) -> ProblemSet:
+def _published(
+    rows: _Slice, name: str, parts: list[str], default_split: str, grader: str | None, verbatim: bool
+) -> ProblemSet:
     source = PUBLISHED[name]
     variant, split = next(iter(source.variants)), default_split if default_split in source.splits else source.splits[0]
     remaining = list(parts)
@@ -157,7 +160,7 @@ def _published(rows: _Slice, name: str, parts: list[str], default_split: str, gr
         )
     found = chain.from_iterable(hub_rows(source.repository, config, split) for config in source.variants[variant])
     prefix = "-".join(filter(None, (name, variant)))
-    used, problems = read_problems(islice(found, rows.first, rows.end), prefix, source.layout, grader)
+    used, problems = read_problems(islice(found, rows.first, rows.end), prefix, source.layout, grader, verbatim)
     return ProblemSet(":".join(filter(None, (name, variant, split))), tuple(problems), grader=used)
 
 
@@ -187,7 +190,7 @@ def _function(rows: _Slice, default_split: str, grader: str | None) -> ProblemSe
     return ProblemSet(source.name + (f"?{query}" if query else ""), tuple(problems), grader=used)
 
 
-def _file(rows: _Slice, grader: str | None) -> ProblemSet:
+def _file(rows: _Slice, grader: str | None, verbatim: bool) -> ProblemSet:
     name, _, query = rows.name.partition("?")
     if Path(rows.name).expanduser().is_file():
         name, query = rows.name, ""
@@ -202,7 +205,8 @@ def _file(rows: _Slice, grader: str | None) -> ProblemSet:
             "Parquet), or module:function for rows of your own"
         )
     found: Iterator[Row] = islice(file_rows(paths), rows.first, rows.end)
-    used, problems = read_problems(found, Path(name).stem, _columns(rows.name, query) if query else None, grader)
+    columns = _columns(rows.name, query) if query else None
+    used, problems = read_problems(found, Path(name).stem, columns, grader, verbatim)
     return ProblemSet(rows.name, tuple(problems), grader=used)
 
 

@@ -12,7 +12,7 @@ from treeopo.records import Completion, FinishReason, FloatArray, IntArray, Prob
 from treeopo.search.actions import ActionPrompts, PromptedAction
 from treeopo.search.settings import SearchSettings
 from treeopo.search.steps import StepSplitter
-from treeopo.search.tree import decode_text
+from treeopo.search.tree import decode_text, without_end
 from treeopo.seeds import derive_seed
 
 _BLANKS = 4
@@ -83,7 +83,7 @@ class SearchTeacher:
     def _is_blank(self, completion: Completion) -> bool:
         """Whether a completion stopped at a separator before it said anything."""
         ids = completion.token_ids.tolist()
-        return ids[-1] != self.tokenize.eos_token_id and self.splitter.is_blank(self.tokenize.decode(ids))
+        return ids[-1] not in self.tokenize.end_token_ids and self.splitter.is_blank(self.tokenize.decode(ids))
 
     async def ask_with_action_prompt(
         self, action: PromptedAction, prefix_ids: list[int], shown_ids: list[int], seed: int
@@ -108,7 +108,7 @@ class SearchTeacher:
 
     def _one_step(self, completion: Completion, room: int) -> Reply | None:
         """The first step of a completion in the completion's own tokens; where it ended without the separator, that
-        comes in place of the end-of-text token.
+        comes in place of the token at which the teacher stopped.
         """
         step_ids, separator = completion.token_ids.tolist(), self.settings.separator
         ends, end, answered = self.splitter.split(step_ids)
@@ -120,9 +120,8 @@ class SearchTeacher:
         elif completion.finish_reason.is_cut:
             return None
         elif not (answered := bool(mark) and mark in self._text(step_ids)):
-            ended = step_ids[-1:] == [self.tokenize.eos_token_id]
             missing = _missing(self._text(step_ids), separator)
-            step_ids = (step_ids[:-1] if ended else step_ids) + list(self.tokenize.encode(missing))
+            step_ids = without_end(step_ids, self.tokenize) + list(self.tokenize.encode(missing))
         if len(step_ids) > room or not self._text(step_ids).partition(separator)[0].strip():
             return None
         unknown = np.full(len(step_ids), np.nan, np.float32)

@@ -175,5 +175,10 @@ class GrowingTree:
 
 
 def decode_text(token_ids_T: list[int], tokenize: Tokenize) -> str:
-    """Text of the tokens, without the end-of-text token where they end in one."""
-    return tokenize.decode(token_ids_T[:-1] if token_ids_T[-1:] == [tokenize.eos_token_id] else token_ids_T)
+    """Text of the tokens, without the token at which the model stopped where they end in one."""
+    return tokenize.decode(without_end(token_ids_T, tokenize))
+
+
+def without_end(token_ids_T: list[int], tokenize: Tokenize) -> list[int]:
+    """Tokens without the one at which the model stopped, where they end in one."""
+    return token_ids_T[:-1] if token_ids_T and token_ids_T[-1] in tokenize.end_token_ids else token_ids_T
