@@ -12,6 +12,7 @@ from treeopo.learner.learner import Learner
 from treeopo.learner.losses import Losses
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings
+from treeopo.ports import Notify
 
 MakeLosses = Callable[[LoraPolicy], Losses]
 """The losses of a method for a policy; it travels to the other processes of a team, so it must be picklable."""
@@ -32,8 +33,9 @@ class LearnerSpec:
     trust_remote_code: bool = False
     checkpoint: Path | None = None
 
-    def load(self, team: Team | None = None) -> Learner:
-        """The student with a fresh adapter, or with the state of `checkpoint`.
+    def load(self, team: Team | None = None, notify: Notify = lambda text: None) -> Learner:
+        """The student with a fresh adapter, or with the state of `checkpoint`. notify: told what the learner has to say
+        in the thread in which it learns.
 
         Raises:
             ModelError: the model cannot be loaded or adapted.
@@ -52,7 +54,13 @@ class LearnerSpec:
             sharded=settings.fsdp,
         )
         learner = Learner(
-            policy, self.losses(policy), settings, steps=self.steps, temperature=self.temperature, team=team
+            policy,
+            self.losses(policy),
+            settings,
+            steps=self.steps,
+            temperature=self.temperature,
+            team=team,
+            notify=notify,
         )
         if self.checkpoint:
             learner.load_state(self.checkpoint)
