@@ -12,7 +12,7 @@
     ├── EngineError (RuntimeError)  an inference engine failed
     │   └── EngineDeadError         ... and will not answer again
     ├── DivergedError (RuntimeError) training met losses that are not finite, again and again
-    └── OutOfMemoryError (RuntimeError) a single sequence does not fit the memory that is left to the learner
+    └── OutOfMemoryError (RuntimeError) a training step does not fit the memory, however it is cut
 
 The tree store has its own hierarchy (`treeopo_storage.errors`), because it is importable alone.
 The command line prints any of these as one line and exits with status 2 (input) or 1 (others).

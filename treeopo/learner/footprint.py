@@ -118,7 +118,8 @@ def _pass(policy: LoraPolicy, rows: Sequence[IntArray], share: bool) -> tuple[fl
     packing, _ = pack([(row % vocabulary).astype(np.int32) for row in rows], share=share, device=policy.device)
     training = policy.model.training
     policy.model.train()
-    with torch.random.fork_rng(), torch.enable_grad(), LiveBytes() as live:
+    devices = [policy.device] if policy.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.enable_grad(), LiveBytes() as live:
         hidden_UH = policy.packed_hidden_states(packing)
         kept = live.now
         torch.autograd.grad(hidden_UH.sum(), policy.trainable, allow_unused=True)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 
-from treeopo.errors import DivergedError
+from treeopo.errors import DivergedError, OutOfMemoryError
 from treeopo.learner.descent import Descent
 from treeopo.learner.distributed import Team
 from treeopo.learner.forward import PolicyForward
@@ -78,7 +78,7 @@ class Learner:
         assert batch.number == self.version, f"batch {batch.number} reached a learner at version {self.version}"
         sequences = [row for row in batch.sequences if row.completion_length and self._is_wanted(row)]
         self.policy.model.train()
-        totals, stats, newest = self._forward.fitting.survive(partial(self._gather, batch, sequences))
+        totals, stats, newest = self._gathered(batch, sequences)
         totals = self._add_over_team(totals, stats)
         self.agreement = newest.over(self._team)
         learning_rates = {name: descent.learning_rate for name, descent in self._descents.items()}
@@ -105,6 +105,20 @@ class Learner:
         """What this process should hold at the peak of the last step; None where memory was too plentiful to plan."""
         peak = self._forward.fitting.predicted_peak
         return None if peak is None else peak / 2**20
+
+    def _gathered(self, batch: TrainBatch, sequences: Sequence[TrainSequence]) -> "_Gathered":
+        """`_gather`, as often as memory runs out; where it does for good in one process of a team, it does in all."""
+        found: _Gathered | None = None
+        failure = OutOfMemoryError("out of memory: another process of the team cannot go on")
+        try:
+            found = self._forward.fitting.survive(partial(self._gather, batch, sequences))
+        except OutOfMemoryError as error:
+            failure = error
+        if self._team.all_reduce_max(int(found is None)) or found is None:
+            for descent in self._descents.values():
+                descent.forget()
+            raise failure
+        return found
 
     def _gather(self, batch: TrainBatch, sequences: Sequence[TrainSequence]) -> "_Gathered":
         """Each optimiser's gradient of this process's share, from nothing: in an earlier attempt memory ran out."""
