@@ -197,11 +197,10 @@ class Fitting:
         tokens, alone = self._largest
         what = f"a sequence of {tokens} tokens" if alone else f"a micro-batch of {tokens} tokens"
         wants = "does not fit" if need is None else f"needs {need / GIB:.2f} GiB, more than"
-        raised = "learner.memory_gib, " if self._settings.memory_gib is not None else ""
         return (
             f"out of memory: {what} {wants} the {_gib(left)} that {left.bound} leaves beside {_gib_held(self._policy)} "
-            f"held; raise {raised}the limit, or lower rollout.max_sequence_tokens, learner.lora.rank, or "
-            "engine.kv_cache_gib if an engine runs beside, or set learner.dtype=bfloat16"
+            "held; give it more, lower rollout.max_sequence_tokens, learner.lora.rank or (beside an engine) "
+            "engine.kv_cache_gib, or set learner.dtype=bfloat16"
         )
 
 

@@ -57,8 +57,8 @@ def release(device: torch.device) -> None:
 def return_freed_blocks() -> None:
     """Have glibc give freed blocks of 256 KiB or more back to the system at once.
 
-    Left to itself it keeps them for later, in pieces of which few fit again: seven times the memory of what was alive
-    has been seen in a step (benchmarks/memory.py). The price is that fresh pages are cleared by the system.
+    Left to itself it keeps them for later, in pieces of which few fit again: three times the memory of what was alive
+    has been seen in a step (benchmarks/memory.py freed). The price is that fresh pages are cleared by the system.
     """
     if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         mallopt(_MMAP_THRESHOLD, _BLOCK)
