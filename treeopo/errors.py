@@ -11,7 +11,8 @@
     ├── GraderError (RuntimeError)  the processes that grade cannot be started, or a grader fails again and again
     ├── EngineError (RuntimeError)  an inference engine failed
     │   └── EngineDeadError         ... and will not answer again
-    └── DivergedError (RuntimeError) training met losses that are not finite, again and again
+    ├── DivergedError (RuntimeError) training met losses that are not finite, again and again
+    └── OutOfMemoryError (RuntimeError) a training step does not fit the memory, however it is cut
 
 The tree store has its own hierarchy (`treeopo_storage.errors`), because it is importable alone.
 The command line prints any of these as one line and exits with status 2 (input) or 1 (others).
@@ -64,6 +65,10 @@ class EngineDeadError(EngineError):
 
 class DivergedError(TreeopoError, RuntimeError):
     """Loss or gradient were infinite or not a number several steps in a row."""
+
+
+class OutOfMemoryError(TreeopoError, RuntimeError):
+    """A training step does not fit the memory, however it is cut."""
 
 
 def require(condition: bool, message: str) -> None:

@@ -29,13 +29,13 @@ def main() -> None:
     try:
         app()
     except _expected() as error:
-        from treeopo.errors import DivergedError, EngineError, GraderError
+        from treeopo.errors import DivergedError, EngineError, GraderError, OutOfMemoryError
 
         reason = " ".join(str(error).split())
         if isinstance(error, ModuleNotFoundError):
             reason = f"this command needs {error.name}; install treeopo[cpu] or treeopo[cuda]"
         print(f"treeopo: {reason}", file=sys.stderr)
-        sys.exit(1 if isinstance(error, EngineError | GraderError | DivergedError | OSError) else 2)
+        sys.exit(1 if isinstance(error, EngineError | GraderError | DivergedError | OutOfMemoryError | OSError) else 2)
 
 
 def _expected() -> tuple[type[BaseException], ...]:

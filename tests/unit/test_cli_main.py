@@ -11,7 +11,7 @@ from treeopo_cli import main as cli
 from treeopo_cli.options import Set, Sets, given_settings
 from typer.testing import CliRunner
 
-from treeopo.errors import ConfigError, DivergedError, EngineDeadError
+from treeopo.errors import ConfigError, DivergedError, EngineDeadError, OutOfMemoryError
 from treeopo.settings_reference import command_settings
 
 
@@ -21,6 +21,7 @@ from treeopo.settings_reference import command_settings
         (ConfigError("steps is 0;\nuse 1"), 2, "treeopo: steps is 0; use 1"),
         (EngineDeadError("the engine died"), 1, "treeopo: the engine died"),
         (DivergedError("step 3: loss nan"), 1, "treeopo: step 3: loss nan"),
+        (OutOfMemoryError("out of memory: a sequence"), 1, "treeopo: out of memory: a sequence"),
         (
             OSError(errno.ENOSPC, "No space left on device", "run/x"),
             1,

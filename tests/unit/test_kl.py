@@ -11,9 +11,10 @@ from torch import Tensor
 from tests.gradients import step
 from tests.tiny_models import random_qwen2
 from tests.unit.test_learner import SETTINGS, batch, policy
+from treeopo.learner import logprobs
 from treeopo.learner.learner import Learner
 from treeopo.learner.losses import SeparateLoss
-from treeopo.learner.losses.kl import CHUNK, KlToTeacher, full_kl, score_coefficients
+from treeopo.learner.losses.kl import KlToTeacher, full_kl, score_coefficients
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import Aggregation, Direction, KlSettings, LearnerSettings, OptimizerSettings
 from treeopo.learner.teacher import TeacherModel
@@ -81,9 +82,10 @@ def test_weights_are_cut_off_at_the_cap() -> None:
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_the_full_divergence_and_its_gradient_are_the_definition_s_across_chunks_and_padded_heads(
-    direction: Direction,
+    direction: Direction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = CHUNK + 3
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", {"cpu": 4 * 5 * 7})  # chunks of 5
+    rows = 13
     hidden = torch.randn(rows, 4, dtype=torch.float64).requires_grad_()
     teacher_hidden = torch.randn(rows, 5, dtype=torch.float64)
     head, teacher_head = torch.nn.Linear(4, 7, False).double(), torch.nn.Linear(5, 9, False).double()

@@ -22,7 +22,7 @@ def plain(hidden: Tensor, head: torch.nn.Module, targets: Tensor, temperature: f
 def test_values_and_gradient_are_those_of_a_plain_softmax_whatever_the_chunks(
     monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
-    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", rows_at_once * 11)
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", {"cpu": rows_at_once * 11})
     head = frozen_head(torch.float64)
     hidden = torch.randn(23, 8, dtype=torch.float64, requires_grad=True)
     targets, upstream = torch.randint(0, 11, (23,)), torch.randn(23, dtype=torch.float64)

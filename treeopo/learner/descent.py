@@ -31,6 +31,12 @@ class Descent(AdamW):
     def learning_rate(self) -> float:
         return float(self.param_groups[0]["lr"])
 
+    @property
+    def bytes_to_come(self) -> int:
+        """Of the gradient, and of the moments that AdamW takes at its first step."""
+        weights = sum(parameter.nbytes for parameter in self._parameters)
+        return weights * (1 if self.state else 3)
+
     def backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:
         """Add the gradient of `loss`; keep_graph: another optimiser's `backward` follows on the same forward pass."""
         with self.gradients():

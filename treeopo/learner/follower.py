@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import torch
 
-from treeopo.errors import DivergedError
+from treeopo.errors import DivergedError, OutOfMemoryError
 from treeopo.learner.distributed import Team
 from treeopo.learner.spec import LearnerSpec
 from treeopo.threads import share
@@ -27,6 +27,6 @@ def follow(team: Team) -> None:
     learner = spec.load(team)
     while (call := team.receive()) is not None:
         method, argument = call
-        with suppress(DivergedError):  # the first process knows too, and writes it down
+        with suppress(DivergedError, OutOfMemoryError):  # the first process knows too, and writes it down
             method(learner, argument)
     team.shutdown()

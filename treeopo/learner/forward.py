@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from treeopo.learner.fitting import Fitting
 from treeopo.learner.forward_stats import ForwardStats, shares
 from treeopo.learner.logprobs import logprobs_and_entropy, token_logprobs
 from treeopo.learner.losses import Forward
@@ -16,6 +18,7 @@ from treeopo.learner.microbatch import MicroBatch, micro_batches
 from treeopo.learner.policy import LoraPolicy, evaluating
 from treeopo.learner.prefix_sample import body_per_head, sample_prefixes
 from treeopo.learner.settings import LearnerSettings
+from treeopo.ports import Notify
 from treeopo.records import FloatArray, TrainSequence
 
 _PLACE = "place"  # where a token came from, whatever order the micro-batches put it in
@@ -28,16 +31,20 @@ class PolicyForward:
         ConfigError: prefixes are to be shared, but the model cannot.
     """
 
-    def __init__(self, policy: LoraPolicy, settings: LearnerSettings, temperature: float) -> None:
+    def __init__(
+        self,
+        policy: LoraPolicy,
+        settings: LearnerSettings,
+        temperature: float,
+        notify: Notify = lambda text: None,
+    ) -> None:
         self._policy = policy
-        self._budget = settings.microbatch_tokens
         self._dropout = settings.lora.dropout > 0
         self._prefix_gradient = settings.prefix_loss > 0
         self._share = shares(settings.share_prefixes, policy)
         self._temperature = temperature
         self._body_per_head = body_per_head(policy)
-        if settings.gradient_checkpointing:
-            policy.checkpoint_activations()
+        self.fitting = Fitting(policy, settings, share=self._share, notify=notify)
 
     def measured(self, sequences: Sequence[TrainSequence], number: int) -> Sequence[TrainSequence]:
         """The sequences of batch `number`, some without their `question_length`: those whose prefixes are left out of
@@ -47,7 +54,14 @@ class PolicyForward:
 
     def cut(self, sequences: Sequence[TrainSequence]) -> list[MicroBatch]:
         """The micro-batches of one pass over `sequences`."""
-        return list(micro_batches(sequences, self._budget, self._policy.device, share=self._share))
+        return self.fitting.cut(partial(self._cut, sequences))
+
+    def plan(self, sequences: Sequence[TrainSequence], beside: int) -> list[MicroBatch]:
+        """Those of a training step (`Fitting.plan`)."""
+        return self.fitting.plan(partial(self._cut, sequences), beside)
+
+    def _cut(self, sequences: Sequence[TrainSequence], tokens: int) -> list[MicroBatch]:
+        return list(micro_batches(sequences, tokens, self._policy.device, share=self._share))
 
     def __call__(self, micro: MicroBatch, stats: ForwardStats) -> Forward:
         """A training pass over a micro-batch; what was run is added to `stats`.
@@ -68,13 +82,13 @@ class PolicyForward:
     def reference_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
         """Log-probabilities (C,) of each sequence's completion under the base model, its adapter switched off."""
         with self._policy.reference():
-            return self._by_sequence(sequences)
+            return self.fitting.survive(partial(self._by_sequence, sequences))
 
     @torch.no_grad()
     def policy_logprobs(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
         """Log-probabilities (C,) of each sequence's completion under the policy, without dropout: as engines sample."""
         with evaluating(self._policy.model):
-            return self._by_sequence(sequences)
+            return self.fitting.survive(partial(self._by_sequence, sequences))
 
     def _by_sequence(self, sequences: Sequence[TrainSequence]) -> list[FloatArray]:
         offsets = np.cumsum([0, *(row.completion_length for row in sequences)])

@@ -4,15 +4,16 @@ import math
 import resource
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 
-from treeopo.errors import DivergedError
+from treeopo.errors import DivergedError, OutOfMemoryError
 from treeopo.learner.descent import Descent
 from treeopo.learner.distributed import Team
 from treeopo.learner.forward import PolicyForward
@@ -21,6 +22,7 @@ from treeopo.learner.losses import Loss, Losses, SeparateLoss
 from treeopo.learner.newest_tokens import Agreement, NewestTokens
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings
+from treeopo.ports import Notify
 from treeopo.records import FloatArray, TrainBatch, TrainSequence
 
 OPTIMIZER_FILE = "optimizer.pt"
@@ -44,6 +46,7 @@ class Learner:
         steps: int,
         temperature: float,
         team: Team | None = None,
+        notify: Notify = lambda text: None,
     ) -> None:
         self.policy = policy
         self._team = team or Team()
@@ -51,7 +54,7 @@ class Learner:
         self.agreement: Agreement | None = None
         self._nonfinite = NonFinite()
         self._settings = settings
-        self._forward = PolicyForward(policy, settings, temperature)
+        self._forward = PolicyForward(policy, settings, temperature, notify)
         separate = [loss for loss in losses if isinstance(loss, SeparateLoss)]
         self._losses: dict[str, list[Loss]] = {
             "": [loss for loss in losses if not isinstance(loss, SeparateLoss)],
@@ -70,14 +73,62 @@ class Learner:
 
         Raises:
             DivergedError: that happened `max_nonfinite_steps` times in a row; the version stays at this batch's.
+            OutOfMemoryError: it does not fit the memory, however it is cut; everything stays as it was.
         """
         assert batch.number == self.version, f"batch {batch.number} reached a learner at version {self.version}"
         sequences = [row for row in batch.sequences if row.completion_length and self._is_wanted(row)]
+        self.policy.model.train()
+        totals, stats, newest = self._gathered(batch, sequences)
+        totals = self._add_over_team(totals, stats)
+        self.agreement = newest.over(self._team)
+        learning_rates = {name: descent.learning_rate for name, descent in self._descents.items()}
+        norms = self._update(totals)
+        metrics = {
+            "learner/nonfinite_steps": float(self._nonfinite.steps),
+            "learner/tokens": float(sum(len(row.token_ids) for row in sequences)),
+            **stats.metrics(),
+            **self._forward.fitting.metrics(),
+            "learner/peak_mib": _peak_mib(self.policy.device),
+        }
+        for name in totals:
+            prefix = f"{name}_" if name else ""
+            metrics[f"learner/{prefix}loss"] = totals[name]
+            metrics[f"learner/{prefix}grad_norm"] = norms[name]
+            metrics[f"learner/{prefix}learning_rate"] = learning_rates[name]
+        for loss in self._all_losses:
+            metrics |= loss.metrics()
+        self.version += 1
+        return metrics
+
+    @property
+    def predicted_peak_mib(self) -> float | None:
+        """What this process should hold at the peak of the last step; None where memory was too plentiful to plan."""
+        peak = self._forward.fitting.predicted_peak
+        return None if peak is None else peak / 2**20
+
+    def _gathered(self, batch: TrainBatch, sequences: Sequence[TrainSequence]) -> "_Gathered":
+        """`_gather`, as often as memory runs out; where it does for good in one process of a team, it does in all."""
+        found: _Gathered | None = None
+        failure = OutOfMemoryError("out of memory: another process of the team cannot go on")
+        try:
+            found = self._forward.fitting.survive(partial(self._gather, batch, sequences))
+        except OutOfMemoryError as error:
+            failure = error
+        if self._team.all_reduce_max(int(found is None)) or found is None:
+            for descent in self._descents.values():
+                descent.forget()
+            raise failure
+        return found
+
+    def _gather(self, batch: TrainBatch, sequences: Sequence[TrainSequence]) -> "_Gathered":
+        """Each optimiser's gradient of this process's share, from nothing: in an earlier attempt memory ran out."""
+        for descent in self._descents.values():
+            descent.forget()
         begun = {name: [loss for loss in losses if loss.begin(batch)] for name, losses in self._losses.items()}
         begun = {name: losses for name, losses in begun.items() if losses}
         totals, stats, newest = dict.fromkeys(self._losses, 0.0), ForwardStats(), NewestTokens(batch.number)
-        self.policy.model.train()
-        micros = self._forward.cut(self._team.share(self._forward.measured(sequences, batch.number)))
+        mine = self._team.share(self._forward.measured(sequences, batch.number))
+        micros = self._forward.plan(mine, sum(descent.bytes_to_come for descent in self._descents.values()))
         idle = self._team.all_reduce_max(len(micros)) - len(micros) if self.policy.sharded else 0
         for micro in micros:
             forward = self._forward(micro, stats)
@@ -90,25 +141,7 @@ class Learner:
             for name, value in found.items():
                 totals[name] += value.item()
         self._match_other_ranks(idle, begun, sequences)
-        totals = self._add_over_team(totals, stats)
-        self.agreement = newest.over(self._team)
-        learning_rates = {name: descent.learning_rate for name, descent in self._descents.items()}
-        norms = self._update(totals)
-        metrics = {
-            "learner/nonfinite_steps": float(self._nonfinite.steps),
-            "learner/tokens": float(sum(len(row.token_ids) for row in sequences)),
-            **stats.metrics(),
-            "learner/peak_mib": _peak_mib(self.policy.device),
-        }
-        for name in totals:
-            prefix = f"{name}_" if name else ""
-            metrics[f"learner/{prefix}loss"] = totals[name]
-            metrics[f"learner/{prefix}grad_norm"] = norms[name]
-            metrics[f"learner/{prefix}learning_rate"] = learning_rates[name]
-        for loss in self._all_losses:
-            metrics |= loss.metrics()
-        self.version += 1
-        return metrics
+        return _Gathered(totals, stats, newest)
 
     @property
     def _all_losses(self) -> Iterable[Loss]:
@@ -191,6 +224,14 @@ class Learner:
             load_model(module, str(directory / f"{name}.safetensors"))
         self._nonfinite = NonFinite(*state["nonfinite"])
         torch.set_rng_state(state["torch_rng"])
+
+
+class _Gathered(NamedTuple):
+    """Of a step's passes: each optimiser's loss, and the figures."""
+
+    totals: dict[str, float]
+    stats: ForwardStats
+    newest: NewestTokens
 
 
 @dataclass(slots=True)

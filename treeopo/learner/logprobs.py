@@ -6,8 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-CHUNK_ELEMENTS = 2**26
-"""So many logits exist at once: 2^26 float32 are 256 MiB, 441 rows of a vocabulary of 151,936."""
+CHUNK_ELEMENTS = {"cuda": 2**26, "cpu": 2**23}
+"""So many logits exist at once: 2^26 float32 are 256 MiB, 441 rows of a vocabulary of 151,936; 2^23 are 32 MiB, and
+55 rows keep a CPU as busy."""
+
+
+def chunk_rows(vocabulary: int, device: torch.device) -> int:
+    """Rows whose logits exist at once."""
+    return max(1, CHUNK_ELEMENTS[device.type] // vocabulary)
 
 
 def token_logprobs(hidden_TH: Tensor, head: nn.Module, targets_T: Tensor, temperature: float) -> Tensor:
@@ -39,7 +45,7 @@ class _FrozenHead(torch.autograd.Function):
         ctx: Any, hidden_TH: Tensor, head: nn.Module, targets_T: Tensor, temperature: float
     ) -> tuple[Tensor, ...]:
         weight_VH: Tensor = head.get_parameter("weight")
-        rows = max(1, CHUNK_ELEMENTS // len(weight_VH))
+        rows = chunk_rows(len(weight_VH), hidden_TH.device)
         logprobs, entropies, slopes = [], [], []
         for hidden, targets in zip(torch.split(hidden_TH, rows), torch.split(targets_T, rows), strict=True):
             logits = head(hidden)

@@ -99,9 +99,13 @@ class LoraPolicy:
         backbone = self.model.get_base_model().get_decoder()
         return packed_hidden_states(backbone, packing) if self.packs else padded_hidden_states(backbone, packing)
 
-    def checkpoint_activations(self) -> None:
-        """Keep one hidden state per layer and token, and compute the rest of a layer again in the backward pass."""
-        self.model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+    def recompute_activations(self, wanted: bool) -> None:
+        """Whether to keep but one hidden state per layer and token, and compute the rest again in the backward pass."""
+        base = self.model.get_base_model()
+        if wanted:
+            base.gradient_checkpointing_enable({"use_reentrant": False})
+        elif base.is_gradient_checkpointing:
+            base.gradient_checkpointing_disable()
 
     @contextmanager
     def reference(self) -> Iterator[None]:

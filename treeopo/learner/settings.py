@@ -151,14 +151,19 @@ class LearnerSettings:
     deterministic: bool = False
     """Only algorithms of torch that give the same bits each time: slower on GPUs, and an error where there is none."""
 
-    microbatch_tokens: int = 16384
-    """Tokens of one forward and backward pass at most, a shared prefix counted once; fewer take less memory."""
+    microbatch_tokens: int | Literal["auto"] = "auto"
+    """Tokens of one forward and backward pass at most, a shared prefix counted once; auto: as many as fit the free
+    memory, up to 16384 on a GPU and 2048 on a CPU. Where memory runs out they are halved."""
+
+    memory_gib: float | None = None
+    """Memory of the learner's process at most, in GiB; none: what machine or GPU, cgroup and ulimit leave free."""
 
     share_prefixes: Literal["auto", "on", "off"] = "auto"
     """Compute a prefix that sequences share once; auto: where the model's attention allows it."""
 
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory for about one more forward pass."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Compute activations again in the backward pass: less memory for about one more forward pass; auto: where nothing
+    else fits a sequence or a useful micro-batch."""
 
     fsdp: bool = False
     """Shard the frozen base over the processes of torchrun (FSDP2), for one that does not fit a single GPU."""
@@ -195,7 +200,14 @@ class LearnerSettings:
         require(
             self.threads == "auto" or self.threads >= 1, f"learner.threads is {self.threads}; it must be at least 1"
         )
-        require(self.microbatch_tokens >= 1, f"learner.microbatch_tokens is {self.microbatch_tokens}; use 1 or more")
+        require(
+            self.microbatch_tokens == "auto" or self.microbatch_tokens >= 1,
+            f"learner.microbatch_tokens is {self.microbatch_tokens}; use 1 or more, or auto",
+        )
+        require(
+            self.memory_gib is None or 0 < self.memory_gib < inf,
+            f"learner.memory_gib is {self.memory_gib}; it must be positive and finite, or left out",
+        )
 
     @property
     def correction_bounds(self) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from treeopo.learner.learner import Learner
 from treeopo.learner.losses import Losses
 from treeopo.learner.policy import LoraPolicy
 from treeopo.learner.settings import LearnerSettings
+from treeopo.ports import Notify
 
 MakeLosses = Callable[[LoraPolicy], Losses]
 """The losses of a method for a policy; it travels to the other processes of a team, so it must be picklable."""
@@ -34,8 +35,9 @@ class LearnerSpec:
     served_dtype: str | None = None
     checkpoint: Path | None = None
 
-    def load(self, team: Team | None = None) -> Learner:
-        """The student with a fresh adapter, or with the state of `checkpoint`.
+    def load(self, team: Team | None = None, notify: Notify = lambda text: None) -> Learner:
+        """The student with a fresh adapter, or with the state of `checkpoint`. notify: told what the learner has to say
+        in the thread in which it learns.
 
         Raises:
             ModelError: the model cannot be loaded or adapted.
@@ -55,7 +57,13 @@ class LearnerSpec:
         )
         policy.served_dtype = getattr(torch, self.served_dtype) if self.served_dtype else None
         learner = Learner(
-            policy, self.losses(policy), settings, steps=self.steps, temperature=self.temperature, team=team
+            policy,
+            self.losses(policy),
+            settings,
+            steps=self.steps,
+            temperature=self.temperature,
+            team=team,
+            notify=notify,
         )
         if self.checkpoint:
             learner.load_state(self.checkpoint)

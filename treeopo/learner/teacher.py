@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from treeopo.errors import OutOfMemoryError
+from treeopo.learner.fitting import forward_tokens
 from treeopo.learner.logprobs import token_logprobs
 from treeopo.learner.microbatch import MicroBatch, micro_batches
 from treeopo.learner.packed_attention import can_pack, pack_attention, packed_hidden_states, padded_hidden_states
 from treeopo.learner.policy import load_base
+from treeopo.learner.room import is_out_of_memory, release
 from treeopo.learner.settings import LearnerSettings
 from treeopo.records import FloatArray, IntArray, TrainSequence
 from treeopo.threads import share
@@ -33,7 +36,7 @@ class TeacherModel:
         self._packs = can_pack(self._model)
         if self._packs:
             pack_attention(self._model)
-        self._budget = settings.microbatch_tokens
+        self._budget = forward_tokens(settings, self.device)
 
     @property
     def head(self) -> nn.Module:
@@ -47,9 +50,29 @@ class TeacherModel:
         states = packed_hidden_states if self._packs else padded_hidden_states
         return embedding(micro.position_C, states(self._model.get_decoder(), micro.packing))
 
-    @torch.no_grad()
     def score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
-        """See `ScoreTokens`."""
+        """See `ScoreTokens`. When memory runs out it is begun again in halves.
+
+        Raises:
+            OutOfMemoryError: a sequence alone does not fit.
+        """
+        while True:
+            try:
+                return self._score(token_ids, prefix_lengths)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            release(self.device)
+            longest = max(map(len, token_ids))
+            if self._budget <= 1:
+                raise OutOfMemoryError(
+                    f"out of memory: the teacher cannot score a sequence of {longest} tokens; lower "
+                    "rollout.max_sequence_tokens, set learner.dtype=bfloat16, or have a server score (teacher_urls)"
+                )
+            self._budget = min(self._budget, sum(map(len, token_ids))) // 2
+
+    @torch.no_grad()
+    def _score(self, token_ids: Sequence[IntArray], prefix_lengths: Sequence[int]) -> list[FloatArray]:
         rows = [_row(index, *row) for index, row in enumerate(zip(token_ids, prefix_lengths, strict=True))]
         scores = [np.empty(row.completion_length, np.float32) for row in rows]
         scored = [row for row in rows if row.completion_length]

@@ -16,6 +16,7 @@ from treeopo.learner.distributed import Team
 from treeopo.learner.learner import Learner
 from treeopo.learner.newest_tokens import Agreement
 from treeopo.learner.spec import LearnerSpec
+from treeopo.ports import Notify
 from treeopo.records import FloatArray, TrainBatch, TrainSequence, WeightFormat
 from treeopo.threads import share
 
@@ -37,8 +38,14 @@ class LearnerThread:
         self._beside: list[Callable[[int], Callable[[Path], None]]] = []
 
     @classmethod
-    async def start(cls, spec: LearnerSpec, checkpoints: Checkpoints, team: Team | None = None) -> "LearnerThread":
-        """Load the student as `spec` says, from the newest checkpoint if there is one.
+    async def start(
+        cls,
+        spec: LearnerSpec,
+        checkpoints: Checkpoints,
+        team: Team | None = None,
+        notify: Notify = lambda text: None,
+    ) -> "LearnerThread":
+        """Load the student as `spec` says, from the newest checkpoint if there is one. notify: called in this thread.
 
         The other ranks of a `team` (`treeopo.learner.follower`) load the same, are told of each step and dismissed by
         `close`.
@@ -52,7 +59,12 @@ class LearnerThread:
         # torch keeps its thread count per calling thread, so it is set in the one that computes.
         threads = share(spec.settings.threads)
         thread = ThreadPoolExecutor(1, "learner", initializer=torch.set_num_threads, initargs=(threads,))
-        return cls(thread, await asyncio.get_running_loop().run_in_executor(thread, spec.load, team), checkpoints, team)
+        loop = asyncio.get_running_loop()
+
+        def told(text: str) -> None:
+            loop.call_soon_threadsafe(notify, text)
+
+        return cls(thread, await loop.run_in_executor(thread, spec.load, team, told), checkpoints, team)
 
     @property
     def version(self) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 
 from treeopo.engines.policy_files import PolicyFiles
 from treeopo.engines.tokenizer import ModelTokenizer
-from treeopo.errors import DivergedError, EngineDeadError, EngineError, ModelError
+from treeopo.errors import DivergedError, EngineDeadError, EngineError, ModelError, OutOfMemoryError
 from treeopo.evaluation.accuracy import Question, Scores, complete_and_grade
 from treeopo.evaluation.periodic import PeriodicEvaluation
 from treeopo.learner.batch_file import write_batch
@@ -177,16 +177,17 @@ class TrainingLoop:
         """From the learner's version to the last step, or to a requested stop; then the finished adapter.
 
         Raises:
-            EngineDeadError: the engine is lost for good; the steps taken so far are in a checkpoint.
+            EngineDeadError: the engine is lost for good. OutOfMemoryError: a step does not fit the memory. The steps
+            taken so far are in a checkpoint.
         """
         if held_out is not None:
             self.evaluation = self._periodic(held_out)
         try:
             await self._steps(make_batch)
-        except EngineDeadError as error:
+        except (EngineDeadError, OutOfMemoryError) as error:
             if self.learner.version > 0:
                 await self.learner.checkpoint()
-            raise EngineDeadError(
+            raise type(error)(
                 f"{error}; go on from step {self.learner.version} with --resume {self.run.path}"
             ) from None
         finally:

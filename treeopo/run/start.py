@@ -81,7 +81,7 @@ async def run_training(
     async with AsyncExitStack() as stack:
         notify("loading the student")
         checkpoints = Checkpoints(run.checkpoints, config.checkpoints_kept)
-        learner = await LearnerThread.start(spec, checkpoints, team)
+        learner = await LearnerThread.start(spec, checkpoints, team, notify)
         stack.callback(learner.close)
         if inputs.data.memory is not None:
             inputs.data.memory.resume(checkpoints.latest(), learner.version)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from treeopo.learner.logprobs import chunk_rows
 from treeopo.learner.losses import Forward
 from treeopo.learner.losses.corrections import LOG_LIMIT
 from treeopo.learner.losses.policy_gradient import aggregate, total
@@ -17,9 +18,6 @@ from treeopo.learner.microbatch import MicroBatch
 from treeopo.learner.settings import Direction, KlSettings, LearnerSettings
 from treeopo.learner.teacher import TeacherModel
 from treeopo.records import TokenColumn, TrainBatch, TrainSequence
-
-CHUNK = 512
-"""Positions whose two whole-vocabulary distributions exist at once, in float32 and with what autograd keeps of them."""
 
 
 class KlToTeacher:
@@ -129,9 +127,11 @@ def full_kl(
     """KL between the next-token distributions at each of C positions, (C,) in nats: the policy's at `temperature`, the
     teacher's at 1. Chunk by chunk, recomputed in the backward pass.
     """
+    # Two distributions, and what autograd keeps of them: four times what the log-probabilities of a row need.
+    rows = max(1, chunk_rows(len(head.get_parameter("weight")), hidden_CH.device) // 4)
     chunks = [
         checkpoint(_chunk_kl, direction, hidden, head, teacher, teacher_head, temperature, use_reentrant=False)
-        for hidden, teacher in zip(torch.split(hidden_CH, CHUNK), torch.split(teacher_CH, CHUNK), strict=True)
+        for hidden, teacher in zip(torch.split(hidden_CH, rows), torch.split(teacher_CH, rows), strict=True)
     ]
     return torch.cat(chunks)
 
