@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.processes import engines
 from tests.tiny_models import VOCABULARY
+from treeopo import stages
 from treeopo.engines.conformance import PROMPT, ExactEngineConformance, Policies
 from treeopo.engines.in_process import VllmEngine
 from treeopo.engines.launch import start_engine
@@ -29,9 +30,24 @@ OPTIONS = {
 }
 
 
+class Listener:
+    """Hears what an engine that starts is at."""
+
+    def __init__(self) -> None:
+        self.heard: set[str] = set()
+
+    def enter(self, stage: str) -> None:
+        self.heard.add(stage)
+
+    detail = enter
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=list(WeightFormat))
 async def shared_engine(request: pytest.FixtureRequest, model: Path) -> AsyncIterator[Engine]:
-    started = await start_engine(str(model), OPTIONS[request.param], Adapters(rank=4, versions=4))
+    listener = Listener()
+    with stages.heard_by(listener):
+        started = await start_engine(str(model), OPTIONS[request.param], Adapters(rank=4, versions=4))
+    assert listener.heard & {"starting its process", "loading weights", "warming up"}
     yield started
     await started.close()
 

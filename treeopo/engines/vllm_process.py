@@ -1,9 +1,10 @@
 """Starting vLLM's engine process: its environment, its arguments and where its output goes."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 from treeopo.engines.settings import Adapters, EngineOptions, publishable_as
@@ -103,7 +104,7 @@ def _engine_environment(options: EngineOptions) -> Iterator[None]:
     wanted = {
         PARENT_VARIABLE: str(os.getpid()),
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "INFO"),  # `stage` reads it
     }
     if not os.path.exists("/proc/driver/nvidia"):
         wanted |= {
@@ -126,21 +127,40 @@ def _engine_environment(options: EngineOptions) -> Iterator[None]:
 
 @contextmanager
 def _output_to(descriptor: int) -> Iterator[None]:
-    """Send this process's standard output and error to `descriptor`; processes started meanwhile keep it so."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = [os.dup(1), os.dup(2)]
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-    try:
+    """Send this process's standard output and error to `descriptor`, which is closed here; processes started meanwhile
+    keep it so. Who has a copy of the originals writes on to where they led.
+    """
+    with ExitStack() as stack:
+        log = stack.enter_context(os.fdopen(descriptor, "w", buffering=1))
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for standard in (1, 2):
+            copy = os.dup(standard)
+            stack.callback(os.close, copy)
+            stack.callback(os.dup2, copy, standard)
+            os.dup2(log.fileno(), standard)
+        stack.enter_context(redirect_stdout(log))  # a screen may have put its own in their place
+        stack.enter_context(redirect_stderr(log))
+        for handler in logging.getLogger("vllm").handlers:
+            if isinstance(handler, logging.StreamHandler) and (before := handler.setStream(log)) is not None:
+                stack.callback(handler.setStream, before)
         yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for standard, copy in zip((1, 2), saved, strict=True):
-            os.dup2(copy, standard)
-            os.close(copy)
+
+
+STAGES = {
+    "Resolved architecture": "starting its process",
+    "Initializing a V1 LLM engine": "preparing the device",
+    "Starting to load model": "loading weights",
+    "KV cache size": "warming up",
+    "init engine": "ready",
+}
+"""What stands in the log of a vLLM engine that starts, and what it is at from there on; first it imports vLLM."""
+
+
+def stage(log: str) -> str:
+    """What an engine with this log is at."""
+    reached = [doing for sign, doing in STAGES.items() if sign in log]
+    return reached[-1] if reached else "importing vLLM"
 
 
 def first_line(error: BaseException) -> str:

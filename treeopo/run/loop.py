@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from treeopo import stages
 from treeopo.engines.policy_files import PolicyFiles
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import DivergedError, EngineDeadError, EngineError, ModelError
@@ -203,8 +204,9 @@ class TrainingLoop:
                 await self._publish(first)
             if self.evaluation and first not in {row["step"] for row in read_metrics(self.run.evaluations)}:
                 await self.evaluation.start(first)
-            stages = Stages(make_batch, learn, self._publish)
-            pipeline = Pipeline(stages, config.rollout.max_staleness, self.meter, self.timeline)
+            steps = Stages(make_batch, learn, self._publish)
+            pipeline = Pipeline(steps, config.rollout.max_staleness, self.meter, self.timeline)
+            stages.enter(f"step {first + 1} of {config.steps}")
             await pipeline.run(first, config.steps, self._after_step)
             if self.evaluation:
                 await self.evaluation.settled()
