@@ -215,6 +215,23 @@ def test_an_engine_that_starts_keeps_its_output_from_the_screen_and_the_screen_g
     assert sorted(capfd.readouterr().out.splitlines()) == ["later", "the bar"]
 
 
+def test_what_was_imported_while_an_engine_started_can_still_be_heard_when_the_next_one_starts(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("vllm.imported")
+    handlers = []
+    for number in (1, 2):
+        with _output_to(os.open(tmp_path / str(number), os.O_WRONLY | os.O_CREAT)):
+            handlers.append(logging.StreamHandler(sys.stdout))
+            logger.addHandler(handlers[-1])
+            logger.error("start %d", number)
+    for handler in handlers:
+        handler.flush()
+        logger.removeHandler(handler)
+    assert (tmp_path / "1").read_text() == "start 1\n"
+    assert (tmp_path / "2").read_text() == "start 2\n" * 2
+
+
 @pytest.mark.parametrize(
     ("log", "told"),
     [

@@ -130,19 +130,21 @@ def _output_to(descriptor: int) -> Iterator[None]:
     """Send this process's standard output and error to `descriptor`, which is closed here; processes started meanwhile
     keep it so. Who has a copy of the originals writes on to where they led.
     """
+    standard = sys.__stdout__ or sys.stdout  # a screen may have put its own in their place
     with ExitStack() as stack:
-        log = stack.enter_context(os.fdopen(descriptor, "w", buffering=1))
-        for stream in (sys.stdout, sys.stderr):
+        stack.callback(os.close, descriptor)
+        for stream in (sys.stdout, sys.stderr, standard):
             stream.flush()
-        for standard in (1, 2):
-            copy = os.dup(standard)
+        for number in (1, 2):
+            copy = os.dup(number)
             stack.callback(os.close, copy)
-            stack.callback(os.dup2, copy, standard)
-            os.dup2(log.fileno(), standard)
-        stack.enter_context(redirect_stdout(log))  # a screen may have put its own in their place
-        stack.enter_context(redirect_stderr(log))
+            stack.callback(os.dup2, copy, number)
+            os.dup2(descriptor, number)
+        stack.callback(standard.flush)
+        stack.enter_context(redirect_stdout(standard))
+        stack.enter_context(redirect_stderr(standard))
         for handler in logging.getLogger("vllm").handlers:
-            if isinstance(handler, logging.StreamHandler) and (before := handler.setStream(log)) is not None:
+            if isinstance(handler, logging.StreamHandler) and (before := handler.setStream(standard)) is not None:
                 stack.callback(handler.setStream, before)
         yield
 
