@@ -123,7 +123,7 @@ class Recorder:
     kept: list[tuple[Request, Completion]] = field(default_factory=list)
 
     async def __call__(self, model: str, options: EngineOptions, adapters: Adapters | None) -> Engine:
-        return _Recording(await start_engine(model, options, adapters), self.kept)  # type: ignore[return-value]
+        return _Recording(await start_engine(model, options, adapters), self.kept)
 
 
 class _Recording:
@@ -188,15 +188,10 @@ def build(model: Path, store: Path) -> Checked:
 
 def learn(model: Path, store: Path, run: Path, **settings: Any) -> Checked:
     kept = Recorder()
-    flags = {"student": str(model), "store": str(store), "output": run, "steps": STEPS, "checkpoint_every": 1}
-    flags |= {"learner.optimizer.learning_rate": 0.01, "learner.dtype": "float32", "engine.dtype": "float32"}
-    flags |= {
-        "rollout.max_prompt_tokens": 100,
-        "rollout.max_sequence_tokens": 160,
-        "checkpoints_kept": STEPS,
-        "engine.threads": 1,
-        **settings,
-    }
+    flags = {"student": str(model), "store": str(store), "output": run, "steps": STEPS}
+    flags |= {"checkpoint_every": 1, "checkpoints_kept": STEPS, "learner.optimizer.learning_rate": 0.01}
+    flags |= {"rollout.max_prompt_tokens": 100, "rollout.max_sequence_tokens": 160}
+    flags |= {"learner.dtype": "float32", "engine.dtype": "float32", "engine.threads": 1, **settings}
     directory = RunDirectory.create(load_config(TrainConfig, file=None, flags=flags))
     summary = train(directory, _ignore, _ignore, kept)
     assert summary.informative_steps == STEPS, "nothing was learned, so that every policy was the base"
