@@ -82,7 +82,12 @@ def evaluate(
     from treeopo_cli.options import given_settings
 
     resolved = load_config(EvalConfig, file=config, flags=given_settings(evaluate, context))
-    with bars.EvalBar() as bar:
-        evaluations = run_evaluation(resolved, bar.notify, bar.advance)
+    try:
+        with bars.EvalBar() as bar:
+            evaluations = run_evaluation(resolved, bar.notify, bar.advance)
+    except KeyboardInterrupt:
+        kept = "the same command goes on with what is there" if resolved.output else "only with --output it can go on"
+        render.say("stopped; {}", kept)
+        raise typer.Exit(130) from None
     for evaluation in evaluations:
         render.evaluation(evaluation)

@@ -39,6 +39,7 @@ from treeopo.rollout.meter import EngineMeter, Idle, Metered
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
 from treeopo.run.card import model_card
 from treeopo.run.directory import RunDirectory
+from treeopo.run.due import CheckpointDue
 from treeopo.run.kept_rollouts import KeptRollouts
 from treeopo.run.signals import StopRequest
 from treeopo.timeline import Timeline
@@ -173,6 +174,10 @@ class TrainingLoop:
     policies: PolicyFiles | None = None
     lost: EngineDeadError | None = None
     spent: Counter[str] = field(default_factory=Counter)
+    due: CheckpointDue = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.due = CheckpointDue(self.run.config.checkpoint_every)
 
     async def to_the_end(self, make_batch: MakeBatch, held_out: HeldOut | None) -> None:
         """From the learner's version to the last step, or to a requested stop; then the finished adapter.
@@ -246,8 +251,8 @@ class TrainingLoop:
         self.on_step(version, metrics)
         if self.lost:
             raise self.lost
-        if self.stop.requested or version == config.steps or version % config.checkpoint_every == 0:
-            with self.timeline.span("learner", "checkpoint", version=version):
+        if self.stop.requested or version == config.steps or self.due.at(version):
+            with self.timeline.span("learner", "checkpoint", version=version), self.due.taken():
                 if self.kept is not None:
                     await self.kept.written()  # a run that resumes from here never takes these steps again
                 await self.learner.checkpoint()
