@@ -27,7 +27,7 @@ from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import STOP_KEY, Prompter, recorded
 from treeopo.problems.settings import GRADER_KEY
 from treeopo.problems.spec import load_problem_set
-from treeopo.run.models import check_whole, embedded
+from treeopo.run.models import check_continues, check_whole, embedded
 from treeopo.search.actions import ActionPrompts
 from treeopo.search.build import BuildProgress, build_trees
 from treeopo.search.journal import Journal
@@ -65,6 +65,7 @@ def build_store(
     problem_set = load_problem_set(config.problems, config.limit, config.grading.grader)
     teacher = config.teacher or str(embedded(config.problems).teacher)
     check_whole("teacher", teacher)
+    check_continues("teacher", teacher, config.engine.trust_remote_code)
     tokenizer = ModelTokenizer(teacher, config.engine.trust_remote_code)
     prompter = Prompter(tokenizer, config.prompt, problem_set, notify)
     inputs = _Inputs(teacher, problem_set, tokenizer, prompter, ActionPrompts(config.search, prompter.instruct))
