@@ -70,4 +70,4 @@ async def no_engine(model: str, options: EngineOptions, adapters: Adapters | Non
 def evaluated(model: Path, **flags: Any) -> None:
     """`treeopo eval` of `model`, up to where an engine would start."""
     given = {"model": str(model), "problems": ("staged-arithmetic:easy:test",), "limit": 2, **flags}
-    evaluate(load_config(EvalConfig, file=None, flags=given), lambda notice: None, lambda done, all_: None, no_engine)
+    evaluate(load_config(EvalConfig, file=None, flags=given), lambda notice: None, lambda progress: None, no_engine)

@@ -131,7 +131,7 @@ class TrainConfig(Section):
     """Of everything random in the run."""
 
     checkpoint_every: int = Field(10, ge=1)
-    """Steps between two checkpoints."""
+    """Steps between two checkpoints; where steps are slow there is one every half minute too (treeopo/run/due.py)."""
 
     checkpoints_kept: int = Field(2, ge=1)
     """So many of the newest are kept."""

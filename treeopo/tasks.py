@@ -5,6 +5,7 @@ import gc
 from collections.abc import Coroutine, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         return await work
 
     with ThreadPoolExecutor(1, "treeopo") as thread:
-        running = thread.submit(asyncio.run, tell_and_work())
+        running = thread.submit(copy_context().run, asyncio.run, tell_and_work())
         try:
             return running.result()
         except BaseException:

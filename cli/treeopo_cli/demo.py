@@ -19,6 +19,6 @@ def demo(
     A second call reuses what is there.
     """
     from treeopo.jobs.demo import demo as run_demo
-    from treeopo_cli import render
+    from treeopo_cli import bars, render
 
-    render.demo(run_demo(output, render.DemoBars()))
+    render.demo(run_demo(output, bars.DemoBars()))

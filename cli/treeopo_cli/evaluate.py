@@ -88,11 +88,16 @@ def evaluate(
     """Solve problems greedily, and by sampling if asked, and print pass@1, pass@k and maj@k with 95% intervals."""
     from treeopo.config import EvalConfig, load_config
     from treeopo.jobs.evaluate import evaluate as run_evaluation
-    from treeopo_cli import render
+    from treeopo_cli import bars, render
     from treeopo_cli.options import given_settings
 
     resolved = load_config(EvalConfig, file=config, flags=given_settings(evaluate, context))
-    with render.EvalBar() as bar:
-        evaluations = run_evaluation(resolved, bar.notify, bar.advance)
+    try:
+        with bars.EvalBar() as bar:
+            evaluations = run_evaluation(resolved, bar.notify, bar.advance)
+    except KeyboardInterrupt:
+        kept = "the same command goes on with what is there" if resolved.output else "only with --output it can go on"
+        render.say("stopped; {}", kept)
+        raise typer.Exit(130) from None
     for evaluation in evaluations:
         render.evaluation(evaluation)

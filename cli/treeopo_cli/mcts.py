@@ -82,13 +82,13 @@ def build(
     """
     from treeopo.config import BuildConfig, load_config
     from treeopo.jobs.build import build_store
-    from treeopo_cli import render
+    from treeopo_cli import bars, render
     from treeopo_cli.options import given_settings
 
     resolved = load_config(BuildConfig, file=config, flags=given_settings(build, context))
     lasting(resolved.output)
     try:
-        with render.BuildBar() as bar:
+        with bars.BuildBar() as bar:
             report = build_store(resolved, bar.notify, bar.advance)
     except KeyboardInterrupt:
         render.say("stopped; finished problems are kept, and the same command goes on after them")

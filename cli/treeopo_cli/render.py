@@ -1,24 +1,11 @@
-"""What a person sees: progress bars, tables and trees."""
+"""What a person sees: tables and trees; progress bars are in bars.py."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from shlex import quote
-from time import monotonic
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -35,15 +22,11 @@ if TYPE_CHECKING:
     from treeopo.jobs.train import TrainSummary
     from treeopo.methods import Method
     from treeopo.run.directory import RunDirectory
-    from treeopo.search.build import BuildProgress
     from treeopo.search.report import TreeReport
     from treeopo.settings_reference import Setting
 
 console = Console(markup=False, emoji=False)
 """Text is shown as it is: paths, names and steps hold brackets of their own. What has a style is made by `styled`."""
-
-
-PLAIN_SECONDS = 30.0
 
 
 def styled(template: str, *values: object) -> Text:
@@ -54,115 +37,6 @@ def styled(template: str, *values: object) -> Text:
 def say(template: str, *values: object) -> None:
     """A line of `styled`, whatever the width: a command or a path in it can be copied."""
     console.print(styled(template, *values), soft_wrap=True)
-
-
-class Bar:
-    """A progress bar that first shows what is being waited for.
-
-    Not a terminal: a plain line a notice, and where it stands every `PLAIN_SECONDS`, for whoever follows a log.
-    """
-
-    def __init__(self, unit: str, total: int | None = None) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn(unit),
-            TimeRemainingColumn(compact=True),
-            console=console,
-        )
-        self._details = Text(style="dim")
-        self._live = Live(Group(self._progress, self._details), console=console)
-        self._unit = unit
-        self._total = total
-        self._task: TaskID | None = None
-        self._told = monotonic()
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.stop()
-        if not console.is_terminal:
-            console.print()
-
-    def notify(self, notice: str) -> None:
-        say("[dim]{}[/]", notice)
-
-    def _show(self, description: str, completed: int, total: int, details: str) -> None:
-        if self._task is None:
-            self._task = self._progress.add_task(description, total=total)
-        self._progress.update(self._task, completed=completed, total=total)
-        self._details.plain = f"  {details}" if details else ""
-        if not console.is_terminal and (now := monotonic()) - self._told >= PLAIN_SECONDS:
-            self._told = now
-            say("{} {}/{} {}{}", description, completed, total, self._unit, f"; {details}" if details else "")
-
-
-class BuildBar(Bar):
-    def __init__(self) -> None:
-        super().__init__("problems")
-
-    def advance(self, progress: "BuildProgress", remaining: int, seconds: float) -> None:
-        rate = progress.tokens / seconds
-        finished = f"{progress.solved_share:.0%} solved, {progress.nodes:,} prefixes, " if progress.problems else ""
-        details = f"{finished}{progress.requests:,} completions, {progress.tokens:,} tokens, {rate:,.0f} tokens/s"
-        self._show("searching", progress.problems, remaining, details)
-
-
-class TrainBar(Bar):
-    def __init__(self, steps: int) -> None:
-        super().__init__("steps", steps)
-        self._totals: Counter[str] = Counter()
-
-    def advance(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Rates are over the steps so far: one step's rollouts overlap with the step before."""
-        self._totals.update(metrics)
-        totals = self._totals
-        seconds = totals["pipeline/seconds_step"]
-        details = f"learner {totals['learner/tokens'] / seconds:,.0f} tokens/s, loss {metrics['learner/loss']:.4f}"
-        if "rollout/reward" in metrics:
-            details += f", reward {metrics['rollout/reward']:.2f}"
-        if "rollout/reward_root" in metrics:
-            details += f" (at the root {metrics['rollout/reward_root']:.2f})"
-        if "engine/occupancy" in metrics:
-            details += (
-                f" after {metrics['spent/completions_so_far']:,.0f} completions"
-                f", staleness {metrics['rollout/staleness_mean']:.2f}"
-                f", rollout {totals['rollout/tokens'] / seconds:,.0f} tokens/s"
-                f", learner waited {totals['pipeline/seconds_waiting'] / seconds:.0%}, "
-                f"engine starved {totals['engine/seconds_starved'] / seconds:.0%}"
-            )
-        assert self._total is not None
-        self._show("training", step, self._total, details)
-
-
-class EvalBar(Bar):
-    def __init__(self) -> None:
-        super().__init__("completions")
-
-    def advance(self, done: int, total: int) -> None:
-        self._show("solving", done, total, "")
-
-
-class DemoBars:
-    """The bars of `treeopo.jobs.demo.Bars`, each announced by its stage."""
-
-    def build(self) -> BuildBar:
-        console.rule(styled("[bold]1. trees[/]: the teacher searches"))
-        return BuildBar()
-
-    def train(self, steps: int) -> TrainBar:
-        console.rule(styled("[bold]2. training[/]: the student finishes prefixes and learns"))
-        return TrainBar(steps)
-
-    def evaluate(self) -> EvalBar:
-        console.rule(styled("[bold]3. evaluation[/]: held-out problems, before and after"))
-        return EvalBar()
 
 
 def store_report(path: "Path | str", report: "TreeReport") -> None:

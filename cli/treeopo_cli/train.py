@@ -138,7 +138,7 @@ def train(
     from treeopo.jobs.train import train as run_training
     from treeopo.run.directory import RunDirectory
     from treeopo.run.resume import resume_run
-    from treeopo_cli import render
+    from treeopo_cli import bars, render
     from treeopo_cli.options import flag_names, given_settings
 
     if follow_training():
@@ -148,6 +148,6 @@ def train(
         run = resume_run(resume, file=config, flags=flags, labels=flag_names(train, context))
     else:
         run = RunDirectory.create(load_config(TrainConfig, file=config, flags=flags))
-    with render.TrainBar(run.config.steps) as bar:
+    with bars.TrainBar(run.config.steps) as bar:
         summary = run_training(run, bar.notify, bar.advance)
     render.train_summary(run, summary)

@@ -61,7 +61,7 @@ def prompts(model: Path, notices: list[str]) -> list[list[int]]:
         return engine
 
     flags = {"model": str(model), "limit": 1, "prompt.style": "chat"}
-    evaluate(load_config(EvalConfig, file=None, flags=flags), notices.append, lambda done, total: None, start)  # type: ignore[arg-type]
+    evaluate(load_config(EvalConfig, file=None, flags=flags), notices.append, lambda progress: None, start)  # type: ignore[arg-type]
     return engine.asked
 
 
@@ -70,7 +70,7 @@ def test_its_own_chat_template_is_used_where_the_base_has_another_or_none(base: 
     notices: list[str] = []
     (asked,) = prompts(adapter, notices)
     assert AutoTokenizer.from_pretrained(base).decode(asked).startswith("<user>")
-    assert len(notices) == 1  # that an engine starts
+    assert notices == []
     command("export", adapter, "--merge", tmp_path / "merged")
     assert prompts(tmp_path / "merged", []) == [asked]
 

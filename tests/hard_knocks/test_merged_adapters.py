@@ -1,4 +1,4 @@
-"""What PEFT can merge is merged as PEFT does it, by `export` and for an engine alike; the rest is refused by name."""
+"""Merged weights beyond the table of kinds (test_adapter_table.py): their dtypes, files, ranks and odd bases."""
 
 from functools import partial
 from pathlib import Path
@@ -6,14 +6,15 @@ from typing import Any, cast
 
 import pytest
 import torch
-from peft import IA3Config, LoHaConfig, PeftModel, PromptTuningConfig, VeraConfig
+from peft import IA3Config, LoHaConfig, PeftModel, VeraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
+from tests.adapter_kinds import random_mixture
 from tests.adapters import WEIGHTS, adapter_of, command, evaluated, load, logits, lora, of_peft
 from tests.tiny_models import byte_tokenizer, random_qwen2
-from treeopo.engines.settings import Adapters, EngineOptions, publishable_as
+from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.engines.vllm_process import choose_weight_format
 from treeopo.errors import ModelError
 from treeopo.learner.merge import merged_model
@@ -52,27 +53,7 @@ ON_LAYERS: dict[str, Any] = {
     "vera": partial(VeraConfig, r=4, task_type="CAUSAL_LM", target_modules=["q_proj"]),
     "trainable_token_indices": partial(lora, trainable_token_indices=[5, 6]),
 }
-ON_ENDS: dict[str, Any] = {
-    "embedding saved": partial(lora, modules_to_save=["embed_tokens"]),
-    "head saved": partial(lora, modules_to_save=["lm_head"]),
-    "lora on the embedding": partial(lora, target_modules=["embed_tokens", "q_proj"]),
-    "lora on the head": partial(lora, target_modules=["lm_head", "q_proj"]),
-}
 PEFT_SAYS_SO = pytest.mark.filterwarnings("ignore::UserWarning:peft")
-
-
-# vllm-project/vllm#6983 (DoRA), #6909 and sgl-project/sglang#40835 (rsLoRA), huggingface/trl#6007 (ranks),
-# vllm-project/vllm#9280, #11714, huggingface/peft#2777, hiyouga/LLaMA-Factory#9545 (modules_to_save)
-@PEFT_SAYS_SO
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("kind", ON_LAYERS | ON_ENDS)
-def test_what_is_merged_says_what_peft_says(tmp_path: Path, kind: str, tied: bool) -> None:
-    base = random_qwen2(tmp_path / "base", tied=tied)
-    adapter, wanted = both(base, tmp_path / "adapter", (ON_LAYERS | ON_ENDS)[kind]())
-    assert (wanted - logits(AutoModelForCausalLM.from_pretrained(base))).abs().max() > 1e-3
-    code, said = command("export", adapter, "--merge", tmp_path / "merged")
-    assert code == 0, said
-    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), wanted)
 
 
 @PEFT_SAYS_SO
@@ -101,10 +82,10 @@ class Recorder:
 
 
 @PEFT_SAYS_SO
-@pytest.mark.parametrize("kind", [*ON_LAYERS, "embedding saved", "head saved"])
+@pytest.mark.parametrize("kind", ["plain", "dora", "trainable_token_indices"])
 async def test_the_engine_is_given_what_export_writes(tmp_path: Path, kind: str) -> None:
     base = random_qwen2(tmp_path / "base", dtype=torch.bfloat16, tied=False)
-    adapter = adapter_of(base, tmp_path / "adapter", (ON_LAYERS | ON_ENDS)[kind]())
+    adapter = adapter_of(base, tmp_path / "adapter", ON_LAYERS[kind]())
     command("export", adapter, "--merge", tmp_path / "merged")
     engine = Recorder()
     await serve(cast(Engine, engine), 1, resolve(str(adapter)))
@@ -113,24 +94,14 @@ async def test_the_engine_is_given_what_export_writes(tmp_path: Path, kind: str)
     assert all(torch.equal(engine.weights[0][name], tensor) for name, tensor in exported.items())
 
 
-@PEFT_SAYS_SO
-@pytest.mark.parametrize("kind", [*ON_ENDS, "trainable_token_indices", "embedding among the tensors"])
-def test_ends_that_are_one_weight_are_not_changed_in_a_running_engine(student: Path, tmp_path: Path, kind: str) -> None:
-    adapter = adapter_of(student, tmp_path / "adapter", (ON_LAYERS | ON_ENDS).get(kind, lora)())
-    if kind == "embedding among the tensors":  # as PEFT's save_embedding_layers leaves it
-        tensors = load_file(adapter / WEIGHTS) | {"base_model.model.model.embed_tokens.weight": torch.zeros(257, 64)}
-        save_file(tensors, adapter / WEIGHTS)
+def test_ends_that_are_one_weight_are_not_changed_in_a_running_engine_by_embeddings_saved_along(
+    student: Path, tmp_path: Path
+) -> None:
+    adapter = adapter_of(student, tmp_path / "adapter", lora())
+    tensors = load_file(adapter / WEIGHTS) | {"base_model.model.model.embed_tokens.weight": torch.zeros(257, 64)}
+    save_file(tensors, adapter / WEIGHTS)  # as PEFT's save_embedding_layers leaves it
     with pytest.raises(ModelError, match=r"one weight.* treeopo export \S+adapter --merge DIR"):
         evaluated(adapter)
-
-
-@PEFT_SAYS_SO
-@pytest.mark.parametrize("kind", ["plain", "rslora", "rank_pattern", "alpha_pattern"])
-def test_adapters_that_an_engine_can_use_may_go_there_as_they_are(student: Path, tmp_path: Path, kind: str) -> None:
-    room = room_for([adapter_of(student, tmp_path / "adapter", ON_LAYERS[kind]())])
-    assert publishable_as(EngineOptions(publish="adapter"), room) == (WeightFormat.ADAPTER,)
-    assert publishable_as(EngineOptions(), room) == (WeightFormat.ADAPTER, WeightFormat.MERGED)
-    assert room.rank == (16 if kind == "rank_pattern" else 4)
 
 
 # huggingface/trl#6007, PrimeIntellect-ai/prime-rl#1408, vllm-project/vllm#2847
@@ -142,22 +113,8 @@ def test_room_is_made_for_the_largest_rank_of_all(student: Path, tmp_path: Path)
 
 @PEFT_SAYS_SO
 @pytest.mark.parametrize(
-    "kind", sorted((ON_LAYERS | ON_ENDS).keys() - {"plain", "rslora", "rank_pattern", "alpha_pattern"})
-)
-def test_any_other_kind_is_merged_or_refused(tmp_path: Path, kind: str) -> None:
-    base = random_qwen2(tmp_path / "base", tied=False)
-    adapter = adapter_of(base, tmp_path / "adapter", (ON_LAYERS | ON_ENDS)[kind]())
-    with pytest.raises(ModelError, match=r"adapter: .* set it to merged") as error:
-        evaluated(adapter, **{"engine.publish": "adapter"})
-    assert "\n" not in str(error.value)
-    assert publishable_as(EngineOptions(), room_for([adapter])) == (WeightFormat.MERGED,)
-
-
-@PEFT_SAYS_SO
-@pytest.mark.parametrize(
     ("config", "complaint"),
     [
-        (PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), "peft_type PROMPT_TUNING"),
         (lora(alora_invocation_tokens=[3, 4]), "alora_invocation_tokens"),
         (lora(layer_replication=[[0, 2], [1, 2]]), "layer_replication"),
     ],
@@ -167,24 +124,6 @@ def test_what_cannot_be_merged_is_refused_by_name(student: Path, tmp_path: Path,
     with pytest.raises(ModelError, match=complaint):
         evaluated(adapter)
     assert command("export", adapter, "--merge", tmp_path / "merged")[0] == 2
-
-
-@PEFT_SAYS_SO
-@pytest.mark.parametrize("kind", ["plain", "rslora", "rank_pattern", "alpha_pattern"])
-def test_what_training_publishes_is_what_peft_merges(student: Path, tmp_path: Path, kind: str) -> None:
-    adapter = adapter_of(student, tmp_path / "adapter", ON_LAYERS[kind]())
-    load(student, adapter).save_merged(tmp_path / "policy.safetensors")
-    merged = dict(of_peft(student, adapter).merge_and_unload(safe_merge=True).named_parameters())
-    for name, tensor in load_file(tmp_path / "policy.safetensors").items():
-        assert torch.equal(tensor, merged[name]), name
-
-
-@PEFT_SAYS_SO
-@pytest.mark.parametrize("kind", ["dora", "lora_bias", "norm", "ia3", "embedding saved", "trainable_token_indices"])
-def test_what_training_could_not_publish_is_not_trained(student: Path, tmp_path: Path, kind: str) -> None:
-    adapter = adapter_of(student, tmp_path / "adapter", (ON_LAYERS | ON_ENDS)[kind]())
-    with pytest.raises(ModelError, match="adapter on"):
-        load(student, adapter)
 
 
 # vllm-project/vllm#2847
@@ -210,19 +149,8 @@ def test_a_base_that_the_learner_cannot_train_is_merged_all_the_same(tmp_path: P
         load(base, adapter)
 
 
-@pytest.fixture(scope="module")
-def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("mixture") / "base"
-    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "head_dim": 32, "vocab_size": 257}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    torch.manual_seed(0)
-    config = Qwen3MoeConfig(**shape, **heads, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
-    Qwen3MoeForCausalLM(config).save_pretrained(path)
-    byte_tokenizer().save_pretrained(path)
-    return path
-
-
-async def test_a_mixture_s_experts_stay_in_the_engine_as_it_loaded_them(mixture: Path, tmp_path: Path) -> None:
+async def test_a_mixture_s_experts_stay_in_the_engine_as_it_loaded_them(tmp_path: Path) -> None:
+    mixture = random_mixture(tmp_path / "base")
     adapter = adapter_of(mixture, tmp_path / "adapter", lora())
     command("export", adapter, "--merge", tmp_path / "merged")
     exported = load_file(tmp_path / "merged/model.safetensors")
@@ -235,18 +163,6 @@ async def test_a_mixture_s_experts_stay_in_the_engine_as_it_loaded_them(mixture:
     assert engine.weights[0].keys() == wanted.keys()
     for name, tensor in [*engine.weights[0].items(), *load_file(tmp_path / "policy.safetensors").items()]:
         assert torch.equal(tensor, wanted[name]), name
-
-
-@PEFT_SAYS_SO
-def test_an_adapter_on_experts_is_merged_and_not_served_or_trained(mixture: Path, tmp_path: Path) -> None:
-    on_experts = lora(target_modules=["q_proj"], target_parameters=["mlp.experts.down_proj"])
-    adapter, wanted = both(mixture, tmp_path / "adapter", on_experts)
-    assert command("export", adapter, "--merge", tmp_path / "merged")[0] == 0
-    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), wanted)
-    with pytest.raises(ModelError, match="changes the experts"):
-        evaluated(adapter)
-    with pytest.raises(ModelError, match="cannot be published"):
-        load(mixture, adapter)
 
 
 def test_an_adapter_in_pickled_weights_is_read_as_well(student: Path, tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_an_evaluation_goes_on_only_with_the_model_it_began_with_whatever_it_is_
     def evaluated() -> None:
         flags = {"model": "./tiny", "problems": ["p.jsonl"], "output": at / "out", "max_new_tokens": 8}
         config = load_config(EvalConfig, file=None, flags=flags)
-        evaluate(config, lambda notice: None, lambda done, total: None, start_engine)
+        evaluate(config, lambda notice: None, lambda progress: None, start_engine)
 
     with contextlib.chdir("a"):
         evaluated()

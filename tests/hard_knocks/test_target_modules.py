@@ -9,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from treeopo_cli.options import settings
 
 from tests.adapters import load
+from tests.architectures import make_model
 from tests.tiny_models import random_qwen2
 from treeopo.config import TrainConfig, load_config
 from treeopo.errors import ConfigError, ModelError
@@ -115,3 +116,22 @@ def test_settings_that_were_written_are_read_again(stored: Any) -> None:
     kept["learner"]["lora"]["target_modules"] = stored
     again = TrainConfig.model_validate(kept)
     assert again.model_dump(mode="json") == kept
+
+
+@pytest.fixture(scope="module", params=["Mixtral", "Qwen2-MoE", "Qwen3-MoE", "OLMoE"])
+def mixture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(request.param, tmp_path_factory.mktemp("mixture"), steps=0)
+
+
+# PEFT takes gate_proj of a shared expert, in a list of names or as a linear layer, for the experts' own
+def test_all_linear_is_what_lies_outside_the_experts_of_a_mixture(mixture: Path) -> None:
+    assert adapted(mixture, lora("all-linear")) == dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), 2)
+    assert adapted(mixture, lora("q_proj,v_proj")) == dict.fromkeys(("q_proj", "v_proj"), 2)
+
+
+def test_layers_in_a_block_of_experts_are_not_trained(tmp_path: Path) -> None:
+    student = make_model("Qwen2-MoE", tmp_path, steps=0)
+    for given in ("q_proj,up_proj", "shared_expert.down_proj", ".*shared_expert.*"):
+        with pytest.raises(ModelError, match=r"in a block of experts, .* name others \(.*q_proj.*\)") as error:
+            load(student, lora=lora(given))
+        assert "\n" not in str(error.value)

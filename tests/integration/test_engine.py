@@ -5,14 +5,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytest_asyncio
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from tests.adapter_kinds import KINDS, PEFT
+from tests.adapters import of_peft
 from tests.processes import engines
 from tests.tiny_models import VOCABULARY
+from treeopo import stages
 from treeopo.engines.conformance import PROMPT, ExactEngineConformance, Policies
 from treeopo.engines.in_process import VllmEngine
 from treeopo.engines.launch import start_engine
@@ -20,6 +24,7 @@ from treeopo.engines.settings import Adapters, EngineOptions
 from treeopo.errors import EngineError, ModelError
 from treeopo.ports import Engine
 from treeopo.records import Request, WeightFormat
+from treeopo.run.models import resolve, serve
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 
@@ -29,9 +34,24 @@ OPTIONS = {
 }
 
 
+class Listener:
+    """Hears what an engine that starts is at."""
+
+    def __init__(self) -> None:
+        self.heard: set[str] = set()
+
+    def enter(self, stage: str) -> None:
+        self.heard.add(stage)
+
+    detail = enter
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=list(WeightFormat))
 async def shared_engine(request: pytest.FixtureRequest, model: Path) -> AsyncIterator[Engine]:
-    started = await start_engine(str(model), OPTIONS[request.param], Adapters(rank=4, versions=4))
+    listener = Listener()
+    with stages.heard_by(listener):
+        started = await start_engine(str(model), OPTIONS[request.param], Adapters(rank=16, versions=4))
+    assert listener.heard & {"starting its process", "loading weights", "warming up"}
     yield started
     await started.close()
 
@@ -60,6 +80,27 @@ class TestVllm(ExactEngineConformance):
         plain = PeftModel.from_pretrained(base, str(policies.path(WeightFormat.ADAPTER, 1))).eval()
         expected = plain.generate(input_ids=torch.tensor([PROMPT]), max_new_tokens=12, do_sample=False)
         assert [*PROMPT, *greedy.token_ids] == expected[0].tolist()
+
+    @pytest.mark.filterwarnings("ignore::UserWarning:peft")
+    async def test_every_kind_of_adapter_that_eval_accepts_says_in_vllm_what_it_says_in_peft(
+        self, engine: Engine, model: Path, tmp_path: Path
+    ) -> None:
+        column = {WeightFormat.MERGED: 0, WeightFormat.ADAPTER: 1}[engine.weight_format]
+        tokens = np.random.default_rng(0).integers(0, VOCABULARY - 1, 40).astype(np.int32)
+        checked = 0
+        for version, (name, kind) in enumerate(KINDS.items(), start=1000):
+            if kind.outcomes[column] != PEFT:
+                continue
+            base, adapter = kind.make(tmp_path / str(version))
+            if base_differs(base, model):
+                continue
+            await serve(engine, version, resolve(str(adapter), str(base)))
+            (found,) = await engine.score([tokens], [1])
+            logprobs = of_peft(base, adapter).eval()(torch.tensor(tokens[None]).long()).logits[0].log_softmax(-1)
+            wanted = logprobs[torch.arange(39), torch.tensor(tokens[1:]).long()].detach().numpy()
+            np.testing.assert_allclose(found, wanted, atol=1e-4, err_msg=name)
+            checked += 1
+        assert checked >= {WeightFormat.MERGED: 12, WeightFormat.ADAPTER: 4}[engine.weight_format]
 
     async def test_a_token_that_the_model_does_not_have_is_refused_and_the_engine_unharmed(
         self, engine: Engine
@@ -91,6 +132,11 @@ class TestVllm(ExactEngineConformance):
             await engine.publish(2, tmp_path / "nothing")
         completion = await engine.generate(Request([1, 2, 3], 4, seed=0))
         assert set(completion.versions.tolist()) == {1}
+
+
+def base_differs(base: Path, served: Path) -> bool:
+    """Whether `base` is another model than the engine serves: by their files, for each is made anew from a seed."""
+    return (base / "model.safetensors").read_bytes() != (served / "model.safetensors").read_bytes()
 
 
 def resident_mib(process: int) -> float:

@@ -229,12 +229,16 @@ async def test_progress_counts_problems_nodes_requests_and_solved_share() -> Non
     build = Build()
     progress = await build.run()
     assert list(dict.fromkeys(report.problems for report in build.reports)) == list(range(len(PROBLEMS) + 1))
-    assert list(dict.fromkeys(report.requests for report in build.reports)) == list(range(1, progress.requests + 1))
+    assert list(dict.fromkeys(report.requests for report in build.reports)) == list(range(progress.requests + 1))
     assert progress == build.reports[-1]
     assert progress.nodes == sum(tree.node_count for tree in build.trees)
     assert progress.requests == build.engine.requests
     solved = sum(bool((tree.reward == 1).any()) for tree in build.trees)
     assert 0 < progress.solved_share == solved / len(PROBLEMS) < 1
+    assert progress.traces == progress.expected == sum(int(tree.visits[0]) for tree in build.trees)
+    assert progress.solved_traces == sum(tree.value_sum[0] for tree in build.trees) > 0
+    assert build.reports[0] == BuildProgress(expected=len(PROBLEMS) * SETTINGS.rollouts)
+    assert any(report.traces for report in build.reports if not report.problems)
     stored = sum(len(tree.token_ids) - int(tree.token_offsets[1]) for tree in build.trees)
     assert progress.tokens >= stored  # repeated steps were answered too
 

@@ -9,12 +9,14 @@ adapter   each version is a LoRA adapter of its own beside the base; a request k
 import asyncio
 import logging
 import multiprocessing
+import os
 import re
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, assert_never
+from uuid import uuid4
 
 import numpy as np
 
@@ -62,20 +64,20 @@ class VllmEngine:
         options: EngineOptions | None = None,
         adapters: Adapters | None = None,
         thread: ThreadPoolExecutor | None = None,
+        log: Path | None = None,
     ) -> "VllmEngine":
         """Start an engine on a hub name or local directory; it serves policy version 0. Takes 10 to 60 seconds.
 
         adapters: the policies that will be published, None if none will be as adapters. thread: ended by `close`; the
-        kernel kills the engine when the thread that runs this ends. What the engine prints goes to `log`, a file that
-        is kept if the engine fails, and named in the error.
+        kernel kills the engine when the thread that runs this ends. What the engine prints goes to `log`, a new file
+        (a temporary one if None) that is kept if the engine fails, and named in the error.
 
         Raises:
             ModelError: vLLM cannot load the model, or vLLM itself is not installed.
         """
         options = options or EngineOptions()
         check_positions(model, options.max_model_tokens, options.trust_remote_code)
-        descriptor, name = tempfile.mkstemp(prefix="treeopo-engine-", suffix=".log")
-        log = Path(name)
+        log = log or new_log()
         try:
             weight_format = choose_weight_format(options, adapters)
             match weight_format:
@@ -85,7 +87,7 @@ class VllmEngine:
                     room = None
                 case _:
                     assert_never(weight_format)
-            llm = start_process(model, options, room, descriptor)
+            llm = start_process(model, options, room, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             logging.getLogger("vllm").setLevel(logging.ERROR)  # this process's half; the engine's goes to its log
         except ImportError as error:
             raise ModelError(f"vLLM cannot be imported ({error}); install treeopo[cpu] or treeopo[cuda]") from None
@@ -221,6 +223,11 @@ class VllmEngine:
 
     def _dead(self) -> EngineDeadError:
         return EngineDeadError(f"the vLLM engine process died; its log is {self.log}")
+
+
+def new_log() -> Path:
+    """Where an engine's output may go; nothing is there yet."""
+    return Path(tempfile.gettempdir(), f"treeopo-engine-{uuid4().hex[:12]}.log")
 
 
 def _parameters(request: Request, stop_tokens: list[int]) -> Any:

@@ -5,11 +5,14 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from inspect import isawaitable
+from pathlib import Path
 
+from treeopo import stages
 from treeopo.engines.balanced import BalancedEngine
-from treeopo.engines.in_process import VllmEngine
+from treeopo.engines.in_process import VllmEngine, new_log
 from treeopo.engines.restarting import RestartingEngine
 from treeopo.engines.settings import ENGINES, Adapters, EngineOptions
+from treeopo.engines.vllm_process import stage
 from treeopo.errors import ConfigError
 from treeopo.plugins import find
 from treeopo.ports import Engine
@@ -19,6 +22,10 @@ StartEngine = Callable[[str, EngineOptions, Adapters | None], Awaitable[Engine]]
 
 adapters: the policies that will be published, None if none will be.
 """
+
+
+_LOOK_SECONDS = 0.5
+"""Between two looks into the log of an engine that starts."""
 
 
 async def start_engine(model: str, options: EngineOptions, adapters: Adapters | None = None) -> Engine:
@@ -55,11 +62,21 @@ async def start_servers(model: str, options: EngineOptions, adapters: Adapters |
 
 async def _start_in_process(model: str, options: EngineOptions, adapters: Adapters | None) -> VllmEngine:
     # The kernel ends an engine process with the thread that started it, so that thread lives as long as the engine.
-    thread = ThreadPoolExecutor(1, "engine")
+    thread, log = ThreadPoolExecutor(1, "engine"), new_log()
+    watch = asyncio.create_task(_tell_stages(log))
     try:
         return await asyncio.get_running_loop().run_in_executor(
-            thread, lambda: VllmEngine.start(model, options, adapters, thread)
+            thread, lambda: VllmEngine.start(model, options, adapters, thread, log)
         )
     except BaseException:
         thread.shutdown(wait=False)
         raise
+    finally:
+        watch.cancel()
+
+
+async def _tell_stages(log: Path) -> None:
+    """Tell what an engine that starts is at, by its log."""
+    while True:
+        stages.detail(stage(log.read_text(errors="replace") if log.exists() else ""))
+        await asyncio.sleep(_LOOK_SECONDS)

@@ -73,6 +73,11 @@ class RestartingEngine:
         newest = frozenset({self._policy[0]}) if self._policy else frozenset[int]()
         return newest | self._life.engine.versions_in_use
 
+    @property
+    def tokens(self) -> int:
+        """Sampled so far by the engine that lives, those of unfinished requests included."""
+        return self._life.engine.tokens
+
     async def generate(self, request: Request) -> Completion:
         """See `Generate`; raises `EngineDeadError` once the engine failed too often in a row."""
         completion = await self._while_alive(lambda engine: engine.generate(request))

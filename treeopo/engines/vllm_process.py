@@ -1,9 +1,10 @@
 """Starting vLLM's engine process: its environment, its arguments and where its output goes."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 from treeopo.engines.settings import Adapters, EngineOptions, publishable_as
@@ -114,7 +115,7 @@ def _engine_environment(options: EngineOptions, tokens: int | None) -> Iterator[
     wanted = {
         PARENT_VARIABLE: str(os.getpid()),
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "INFO"),  # `stage` reads it
     }
     if tokens is not None:
         wanted[TOKENS_VARIABLE] = str(tokens)
@@ -139,21 +140,42 @@ def _engine_environment(options: EngineOptions, tokens: int | None) -> Iterator[
 
 @contextmanager
 def _output_to(descriptor: int) -> Iterator[None]:
-    """Send this process's standard output and error to `descriptor`; processes started meanwhile keep it so."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = [os.dup(1), os.dup(2)]
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-    try:
+    """Send this process's standard output and error to `descriptor`, which is closed here; processes started meanwhile
+    keep it so. Who has a copy of the originals writes on to where they led.
+    """
+    standard = sys.__stdout__ or sys.stdout  # a screen may have put its own in their place
+    with ExitStack() as stack:
+        stack.callback(os.close, descriptor)
+        for stream in (sys.stdout, sys.stderr, standard):
+            stream.flush()
+        for number in (1, 2):
+            copy = os.dup(number)
+            stack.callback(os.close, copy)
+            stack.callback(os.dup2, copy, number)
+            os.dup2(descriptor, number)
+        stack.callback(standard.flush)
+        stack.enter_context(redirect_stdout(standard))
+        stack.enter_context(redirect_stderr(standard))
+        for handler in logging.getLogger("vllm").handlers:
+            if isinstance(handler, logging.StreamHandler) and (before := handler.setStream(standard)) is not None:
+                stack.callback(handler.setStream, before)
         yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for standard, copy in zip((1, 2), saved, strict=True):
-            os.dup2(copy, standard)
-            os.close(copy)
+
+
+STAGES = {
+    "Resolved architecture": "starting its process",
+    "Initializing a V1 LLM engine": "preparing the device",
+    "Starting to load model": "loading weights",
+    "KV cache size": "warming up",
+    "init engine": "ready",
+}
+"""What stands in the log of a vLLM engine that starts, and what it is at from there on; first it imports vLLM."""
+
+
+def stage(log: str) -> str:
+    """What an engine with this log is at."""
+    reached = [doing for sign, doing in STAGES.items() if sign in log]
+    return reached[-1] if reached else "importing vLLM"
 
 
 def first_line(error: BaseException) -> str:

@@ -35,6 +35,20 @@ class Graded:
 
 
 @dataclass(frozen=True, slots=True)
+class EvalProgress:
+    """How far an evaluation is: completions of all models and sets, `done` of `total`, and what this process made of
+    them: how many and the sum of their rewards, tokens sampled (of unfinished ones too), seconds of its engines.
+    """
+
+    done: int
+    total: int
+    new: int = 0
+    tokens: int = 0
+    reward: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """A problem and the tokens that ask it; a completion also ends at any of the `stop` strings."""
 

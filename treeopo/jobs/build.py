@@ -13,7 +13,7 @@ from typing import Any
 
 from treeopo_storage import StoreMeta, create_writer, open_store, open_writer, store_exists
 
-from treeopo import tasks
+from treeopo import stages, tasks
 from treeopo.config import BuildConfig
 from treeopo.engines.launch import StartEngine, start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
@@ -27,7 +27,7 @@ from treeopo.problems.problem_set import ProblemSet
 from treeopo.problems.prompting import STOP_KEY, Prompter, recorded
 from treeopo.problems.settings import GRADER_KEY
 from treeopo.problems.spec import load_problem_set
-from treeopo.run.models import check_whole, embedded
+from treeopo.run.models import check_continues, check_whole, embedded
 from treeopo.search.actions import ActionPrompts
 from treeopo.search.build import BuildProgress, build_trees
 from treeopo.search.journal import Journal
@@ -53,9 +53,10 @@ def build_store(
 ) -> TreeReport:
     """Search the configured problems with the teacher, or what an earlier build left of them.
 
-    `on_progress(progress, problems to do, seconds so far)` is called after each completion and each problem. A stopped
-    build has committed every problem before the first unfinished one, and continues there when called again; what the
-    teacher answered for the others is in STORE.journal, beside a local store, and is not asked for again.
+    `on_progress(progress, problems to do, seconds so far)` is called as soon as the search begins, and after each
+    completion and each problem. A stopped build has committed every problem before the first unfinished one, and
+    continues there when called again; what the teacher answered for the others is in STORE.journal, beside a local
+    store, and is not asked for again.
 
     Raises:
         InputError: problems, teacher or settings cannot be used, or the store was built with others.
@@ -64,6 +65,7 @@ def build_store(
     problem_set = load_problem_set(config.problems, config.limit, config.grading.grader)
     teacher = config.teacher or str(embedded(config.problems).teacher)
     check_whole("teacher", teacher)
+    check_continues("teacher", teacher, config.engine.trust_remote_code)
     tokenizer = ModelTokenizer(teacher, config.engine.trust_remote_code)
     prompter = Prompter(tokenizer, config.prompt, problem_set, notify)
     inputs = _Inputs(teacher, problem_set, tokenizer, prompter, ActionPrompts(config.search, prompter.instruct))
@@ -128,7 +130,7 @@ async def _search(
     problem_set = inputs.problem_set
     golds = [problem.answer for problem in problem_set]
     unreadable = await unreadable_golds(problem_set.grader, config.grading, golds, notify)
-    notify("starting the teacher's engine")
+    stages.enter("starting the teacher's engine")
     engine = await start_engine(inputs.teacher, options, None)
     began = time.monotonic()
     there = store_exists(config.output)

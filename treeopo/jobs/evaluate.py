@@ -3,21 +3,23 @@
 problem sets ─▶ prompts ─▶ engine (one a base model) ─▶ grader ─▶ scores ─▶ intervals and differences
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from treeopo_storage import StoreError, open_store
 
-from treeopo import tasks
+from treeopo import stages, tasks
 from treeopo.config import EvalConfig
 from treeopo.engines.launch import StartEngine, start_engine
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import require
-from treeopo.evaluation.accuracy import Graded, Question, Scores, complete_and_grade
+from treeopo.evaluation.accuracy import EvalProgress, Graded, Question, Scores, complete_and_grade
 from treeopo.evaluation.answers import Answers
 from treeopo.evaluation.comparison import Evaluation, compare_models
 from treeopo.inspect.tokens import missing_opening
@@ -34,18 +36,20 @@ from treeopo.run.questions import make_questions
 from treeopo.threads import engine_share
 
 OnCompletion = Callable[[str, str, Graded], None]
+_TICK_SECONDS = 1.0
+OnProgress = Callable[[EvalProgress], None]
 
 
 def evaluate(
     config: EvalConfig,
     notify: Notify,
-    on_progress: Callable[[int, int], None],
+    on_progress: OnProgress,
     start_engine: StartEngine = start_engine,
 ) -> tuple[Evaluation, ...]:
     """Accuracy of the configured models; one evaluation per problem set.
 
-    Written to `config.output` if that is given, from where a stopped evaluation goes on. `on_progress(done, total)`
-    counts completions over all models and sets.
+    Written to `config.output` if that is given, from where a stopped evaluation goes on. `on_progress` is called as
+    soon as an engine serves, every second, and after each completion.
 
     Raises:
         InputError: problems or models cannot be used, or the output holds another evaluation.
@@ -58,13 +62,13 @@ def evaluate(
     check_servable(models, config.engine)
     with Answers(config.output, _question(config, models), earlier=_settings(config)) as answers:
         total = len(models) * sum(map(len, problem_sets)) * (1 + config.samples)
-        done = count(answers.done_count + 1)
+        meter = _Meter(EvalProgress(answers.done_count, total), on_progress)
 
         def on_completion(problems: str, model: str, graded: Graded) -> None:
             answers.add(problems, model, graded)
-            on_progress(next(done), total)
+            meter.count(graded)
 
-        scores = tasks.run(_evaluate(config, models, problem_sets, answers, notify, on_completion, start_engine))
+        scores = tasks.run(_evaluate(config, models, problem_sets, answers, notify, on_completion, meter, start_engine))
         labels = [model.label for model in models]
         evaluations = tuple(
             compare_models(problem_set.spec, labels, [scores[model, problem_set.spec] for model in models])
@@ -115,6 +119,7 @@ async def _evaluate(
     answers: Answers,
     notify: Notify,
     on_completion: OnCompletion,
+    meter: "_Meter",
     start_engine: StartEngine,
 ) -> dict[tuple[ModelRef, str], Scores]:
     """Scores by model and problem set. Models of one base share an engine, the base itself first."""
@@ -129,22 +134,60 @@ async def _evaluate(
         of_base = sorted((model for model in models if model.base == base), key=lambda model: bool(model.adapter))
         asked = _asked(config, of_base, problem_sets, notify)
         longest = max(len(question.prompt_ids) for sets in asked.values() for _, some in sets for question in some)
-        notify(f"starting an engine for {base}")
+        stages.enter(f"starting an engine for {base}")
         threads = engine_share(config.engine.threads, base)
         options = replace(config.engine, max_model_tokens=longest + config.max_new_tokens, threads=threads)
         engine = await start_engine(base, options, adapters(of_base))
         try:
-            for version, model in enumerate(of_base, start=1):
-                await serve(engine, version, model, config.engine.trust_remote_code)
-                for problem_set, questions in asked[model]:
-                    report = partial(on_completion, problem_set.spec, model.label)
-                    done = answers.done(problem_set.spec, model.label)
-                    scores[model, problem_set.spec] = await _score(
-                        config, engine, problem_set.grader, questions, report, done, unreadable[problem_set.spec]
-                    )
+            async with meter.of(engine):
+                for version, model in enumerate(of_base, start=1):
+                    await serve(engine, version, model, config.engine.trust_remote_code)
+                    for problem_set, questions in asked[model]:
+                        report = partial(on_completion, problem_set.spec, model.label)
+                        done = answers.done(problem_set.spec, model.label)
+                        scores[model, problem_set.spec] = await _score(
+                            config, engine, problem_set.grader, questions, report, done, unreadable[problem_set.spec]
+                        )
         finally:
             await engine.close()
     return scores
+
+
+class _Meter:
+    """Counts completions, what an engine has sampled where it tells, and the seconds in which one serves."""
+
+    def __init__(self, progress: EvalProgress, on_progress: OnProgress) -> None:
+        self._progress = progress
+        self._on_progress = on_progress
+        self._finished = 0  # tokens of the completions counted
+        self._seconds: Callable[[], float] = lambda: 0.0
+
+    @asynccontextmanager
+    async def of(self, engine: Engine) -> AsyncIterator[None]:
+        """Tell how far the evaluation is as long as `engine` serves: now, and at least every second."""
+        earlier, began = self._progress, time.monotonic()
+        self._seconds = lambda: earlier.seconds + time.monotonic() - began
+        self._on_progress(self._progress)
+        ticking = asyncio.create_task(self._tick(engine, earlier.tokens))
+        try:
+            yield
+        finally:
+            ticking.cancel()
+
+    async def _tick(self, engine: Engine, earlier: int) -> None:
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            self._tell(tokens=earlier + getattr(engine, "tokens", 0))  # not every engine counts
+
+    def count(self, graded: Graded) -> None:
+        self._finished += graded.tokens
+        was = self._progress
+        self._tell(done=was.done + 1, new=was.new + 1, reward=was.reward + graded.reward)
+
+    def _tell(self, *, tokens: int = 0, **changes: Any) -> None:
+        tokens = max(tokens, self._finished, self._progress.tokens)
+        self._progress = replace(self._progress, tokens=tokens, seconds=self._seconds(), **changes)
+        self._on_progress(self._progress)
 
 
 def _asked(

@@ -35,7 +35,7 @@ from treeopo.recipes.batches import grader_name, training_data
 from treeopo.rollout.pipeline import Metrics
 from treeopo.run.directory import RunDirectory
 from treeopo.run.loop import HeldOut, OnStep
-from treeopo.run.models import check_whole, embedded
+from treeopo.run.models import check_continues, check_whole, embedded
 from treeopo.run.questions import make_questions
 from treeopo.run.resume import length_notice
 from treeopo.run.settled import PLACES, check_places
@@ -146,6 +146,7 @@ def _inputs(run: RunDirectory, notify: Notify) -> Inputs:
     origin = config.solutions.problems if store is None else store.meta.search.get("problems")
     student = config.student or str(embedded(str(origin or "")).student)
     check_whole("student", student)
+    check_continues("student", student, config.engine.trust_remote_code)
     tokenizer = ModelTokenizer(student, config.engine.trust_remote_code)
     if store is not None:
         store = _for_tokenizer(store, run, tokenizer, notify)
@@ -192,6 +193,7 @@ def _teacher(config: TrainConfig, store: TreeStore | None, tokenizer: ModelToken
     if teacher == IMPORTED:
         raise ConfigError(f"{config.store}: was imported and names no teacher; give one by --set teacher=MODEL")
     check_whole("teacher", teacher)
+    check_continues("teacher", teacher, config.engine.trust_remote_code)
     if ModelTokenizer(teacher, config.engine.trust_remote_code).fingerprint != tokenizer.fingerprint:
         raise ModelError(f"teacher {teacher!r} has another tokenizer than the student; choose one of the same family")
     return teacher

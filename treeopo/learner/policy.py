@@ -208,14 +208,21 @@ def load_model(name: str, dtype: torch.dtype | Literal["auto"], trust_remote_cod
     dtype: auto, what its configuration or its files say.
 
     Raises:
-        ModelError: it cannot be loaded, or is an adapter, under which transformers loads the base.
+        ModelError: it cannot be loaded, lacks weights, or is an adapter, under which transformers loads the base.
     """
     disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=trust_remote_code)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:  # quantised weights ask for packages of their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"model {name!r} cannot be loaded: {reason}") from None
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ModelError(f"model {name!r} is an adapter, not a whole model; merge it into its base first")
+    if lacking := sorted(found["missing_keys"]):  # transformers makes them at random, and says so in a warning
+        others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise ModelError(
+            f"model {name!r} lacks the tensor {lacking[0]}{others} of a causal language model; take another"
+        )
     return model

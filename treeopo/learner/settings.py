@@ -31,7 +31,7 @@ BOUNDS: dict[Correction, tuple[float, float]] = {
 
 
 ALL_LINEAR = "all-linear"
-"""As `lora.target_modules`: every linear layer below the head."""
+"""As `lora.target_modules`: every linear layer below the head; in a mixture, outside the blocks of experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class LoraSettings:
     """Share of the adapter's inputs that a training pass drops; sampling and evaluation drop none."""
 
     target_modules: str | tuple[str, ...] = ALL_LINEAR
-    """The layers that get an adapter: all-linear, names (q_proj,v_proj or a list of them), or a regular expression of
-    whole names, such as .*(q|v)_proj."""
+    """The layers that get an adapter: all-linear (in a mixture: all outside the experts' blocks), names (q_proj,v_proj
+    or a list of them), or a regular expression of whole names, such as .*(q|v)_proj."""
 
     def __post_init__(self) -> None:
         self._check_targets()

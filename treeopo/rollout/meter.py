@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
+from treeopo import stages
 from treeopo.ports import Generate
 from treeopo.records import Completion, Request
 from treeopo.timeline import Timeline
@@ -42,7 +43,7 @@ class EngineMeter:
         self._since = self._settled = self._clock()
         self._idle_seconds = dict.fromkeys(Idle, 0.0)
         self._busy_slot_seconds = 0.0
-        self._tokens = 0
+        self._tokens = self._tokens_so_far = self._completions_so_far = 0
 
     @contextmanager
     def because(self, reason: Idle) -> Iterator[None]:
@@ -65,8 +66,11 @@ class EngineMeter:
         self.in_flight += requests
         self._timeline.count("requests in flight", self.in_flight)
 
-    def count_tokens(self, tokens: int) -> None:
+    def count_completion(self, tokens: int) -> None:
         self._tokens += tokens
+        self._completions_so_far += 1
+        self._tokens_so_far += tokens
+        stages.detail(f"{self._completions_so_far:,} completions, {self._tokens_so_far:,} tokens sampled")
 
     def take(self) -> dict[str, float]:
         """Figures since the last call; starts anew.
@@ -112,5 +116,5 @@ class Metered:
             completion = await self._engine.generate(request)
         finally:
             self._meter.change(-1)
-        self._meter.count_tokens(len(completion.token_ids))
+        self._meter.count_completion(len(completion.token_ids))
         return completion

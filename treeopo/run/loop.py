@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from treeopo import stages
 from treeopo.engines.policy_files import PolicyFiles
 from treeopo.engines.tokenizer import ModelTokenizer
 from treeopo.errors import DivergedError, EngineDeadError, EngineError, ModelError, OutOfMemoryError
@@ -38,6 +39,7 @@ from treeopo.rollout.meter import EngineMeter, Idle, Metered
 from treeopo.rollout.pipeline import Metrics, Pipeline, Stages
 from treeopo.run.card import model_card
 from treeopo.run.directory import RunDirectory
+from treeopo.run.due import CheckpointDue
 from treeopo.run.kept_rollouts import KeptRollouts
 from treeopo.run.signals import StopRequest
 from treeopo.timeline import Timeline
@@ -172,6 +174,10 @@ class TrainingLoop:
     policies: PolicyFiles | None = None
     lost: EngineDeadError | None = None
     spent: Counter[str] = field(default_factory=Counter)
+    due: CheckpointDue = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.due = CheckpointDue(self.run.config.checkpoint_every)
 
     async def to_the_end(self, make_batch: MakeBatch, held_out: HeldOut | None) -> None:
         """From the learner's version to the last step, or to a requested stop; then the finished adapter.
@@ -204,8 +210,9 @@ class TrainingLoop:
                 await self._publish(first)
             if self.evaluation and first not in {row["step"] for row in read_metrics(self.run.evaluations)}:
                 await self.evaluation.start(first)
-            stages = Stages(make_batch, learn, self._publish)
-            pipeline = Pipeline(stages, config.rollout.max_staleness, self.meter, self.timeline)
+            steps = Stages(make_batch, learn, self._publish)
+            pipeline = Pipeline(steps, config.rollout.max_staleness, self.meter, self.timeline)
+            stages.enter(f"step {first + 1} of {config.steps}")
             await pipeline.run(first, config.steps, self._after_step)
             if self.evaluation:
                 await self.evaluation.settled()
@@ -245,8 +252,8 @@ class TrainingLoop:
         self.on_step(version, metrics)
         if self.lost:
             raise self.lost
-        if self.stop.requested or version == config.steps or version % config.checkpoint_every == 0:
-            with self.timeline.span("learner", "checkpoint", version=version):
+        if self.stop.requested or version == config.steps or self.due.at(version):
+            with self.timeline.span("learner", "checkpoint", version=version), self.due.taken():
                 if self.kept is not None:
                     await self.kept.written()  # a run that resumes from here never takes these steps again
                 await self.learner.checkpoint()

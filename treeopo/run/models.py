@@ -91,6 +91,33 @@ def check_whole(setting: str, name: str) -> None:
         )
 
 
+_CONTINUES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+"""How transformers' classes end that continue a text."""
+
+
+def check_continues(setting: str, name: str, trust_remote_code: bool = False) -> None:
+    """Whether the model `name` continues a text, as far as its configuration tells: of one that classifies, embeds or
+    rewards, transformers would load the body under a head of random weights.
+
+    Raises:
+        ModelError: it does not.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError):
+        return  # whoever loads it says what is wrong with it
+    kinds = getattr(config, "architectures", None) or []
+    own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    reads_first = getattr(config, "is_encoder_decoder", False)
+    if reads_first or not (own_code or not kinds or any(kind.endswith(_CONTINUES) for kind in kinds)):
+        what = "an encoder with a decoder" if reads_first else "no model that continues a text"
+        raise ModelError(
+            f"{setting} {name}: is {what} ({', '.join(kinds) or config.model_type}); give a causal language model"
+        )
+
+
 def embedded(problems: str) -> "TinyModels":
     """The embedded student and teacher that belong to a problem set, made now if this machine has not made them yet."""
     from treeopo.tiny import ensure_tiny
@@ -99,12 +126,14 @@ def embedded(problems: str) -> "TinyModels":
 
 
 def check_servable(models: Sequence[ModelRef], options: EngineOptions) -> None:
-    """Find out, before an engine starts, whether every adapter among `models` is one of its base that can be served.
+    """Find out, before an engine starts, whether every model continues a text, and every adapter is one of its base
+    that can be served.
 
     Raises:
         ModelError: one is not, or its base cannot be loaded.
     """
     for model in models:
+        check_continues("model", model.base, options.trust_remote_code)
         if model.adapter is not None:
             from treeopo.learner import adapters as saved
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from treeopo_storage import TreeStore
 
+from treeopo import stages
 from treeopo.config import TrainConfig
 from treeopo.engines.launch import StartEngine
 from treeopo.engines.settings import Adapters
@@ -79,7 +80,7 @@ async def run_training(
     )
     unreadable, held_out = await _unreadable(inputs, config, notify)
     async with AsyncExitStack() as stack:
-        notify("loading the student")
+        stages.enter("loading the student")
         checkpoints = Checkpoints(run.checkpoints, config.checkpoints_kept)
         learner = await LearnerThread.start(spec, checkpoints, team, notify)
         stack.callback(learner.close)
@@ -92,10 +93,10 @@ async def run_training(
         kept = _keep_rollouts(run, inputs, learner.version)
         if kept is not None:
             stack.callback(kept.close)
-        scorer = await _start_teacher(inputs.teacher, config, notify, start_engine)
+        scorer = await _start_teacher(inputs.teacher, config, start_engine)
         if scorer is not None:
             stack.push_async_callback(scorer.close)
-        engine = await _start_engine(inputs.student, config, notify, start_engine)
+        engine = await _start_engine(inputs.student, config, start_engine)
         if engine is not None:
             stack.callback(rmtree, run.policies, ignore_errors=True)
             stack.push_async_callback(engine.close)
@@ -149,11 +150,11 @@ def _keep_rollouts(run: RunDirectory, inputs: Inputs, resume_at: int) -> KeptRol
     )
 
 
-async def _start_engine(student: str, config: TrainConfig, notify: Notify, start_engine: StartEngine) -> Engine | None:
+async def _start_engine(student: str, config: TrainConfig, start_engine: StartEngine) -> Engine | None:
     """The engine that serves the student's policies; None where the method samples nothing."""
     if Need.ENGINE not in find_method(config.method).needs:
         return None
-    notify("starting the student's engine")
+    stages.enter("starting the student's engine")
     options = replace(config.engine, max_model_tokens=config.rollout.max_sequence_tokens)
     # A batch begins at most max_staleness versions before it is learned from; one more is being published.
     adapters = Adapters(rank=config.learner.lora.rank, versions=config.rollout.max_staleness + 2)
@@ -161,7 +162,7 @@ async def _start_engine(student: str, config: TrainConfig, notify: Notify, start
 
 
 async def _start_teacher(
-    teacher: str | None, config: TrainConfig, notify: Notify, start_engine: StartEngine
+    teacher: str | None, config: TrainConfig, start_engine: StartEngine
 ) -> "TeacherThread | Engine | None":
     """Who gives the teacher's log-probabilities: its servers if it has some, or else a thread beside the learner's;
     None where nobody asks for them.
@@ -172,11 +173,11 @@ async def _start_teacher(
     if teacher is None or not config.needs_scores:
         return None
     if config.teacher_urls:
-        notify("asking the teacher's servers")
+        stages.enter("asking the teacher's servers")
         room = config.rollout.max_sequence_tokens + 1  # vLLM samples one token after those it scores
         options = replace(config.engine, kind="server", urls=config.teacher_urls, max_model_tokens=room)
         return await start_engine(teacher, options, None)
     from treeopo.learner.teacher import TeacherThread
 
-    notify("loading the teacher")
+    stages.enter("loading the teacher")
     return await TeacherThread.start(teacher, config.learner, config.engine.trust_remote_code)

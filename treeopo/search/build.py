@@ -37,11 +37,17 @@ Commit = Callable[[Sequence[ProblemTree]], None]
 
 @dataclass(frozen=True, slots=True)
 class BuildProgress:
-    """How far a build is: what its finished searches have produced, and all that the engine has answered so far."""
+    """How far a build is: what its finished searches have produced, the traces of all searches, and what the engine
+    has answered. expected: traces that the build will have made, fewer once a tree runs out of tries; solved_traces:
+    with reward 1, where a trace has one before its search is over.
+    """
 
     problems: int = 0
     solved: int = 0
     nodes: int = 0
+    traces: int = 0
+    solved_traces: int = 0
+    expected: int = 0
     requests: int = 0
     tokens: int = 0
 
@@ -73,10 +79,10 @@ async def build_trees(
     """Search problems[first_index:] and commit their trees in order, `commit_every` at a time.
 
     Problem i is searched with a seed made from (seed, i), so the trees depend neither on concurrency nor on where the
-    build was resumed. `commit` is called in a thread, one call at a time; `on_progress` after each completion and each
-    finished search. `journal` answers what an earlier process has asked for already. `answer` reads the final answer of
-    a solution, for settings whose reward is by vote; `prompts` (the plain text of the templates if not given) and
-    `score` serve the actions A3 to A5.
+    build was resumed. `commit` is called in a thread, one call at a time; `on_progress` once at the start, after each
+    completion and each finished search. `journal` answers what an earlier process has asked for already. `answer` reads
+    the final answer of a solution, for settings whose reward is by vote; `prompts` (the plain text of the templates if
+    not given) and `score` serve the actions A3 to A5.
 
     Raises:
         ConfigError: concurrency or commit_every below 1, or a template cannot be used.
@@ -87,7 +93,7 @@ async def build_trees(
     meter = _Meter(generate, lambda: tell(progress))
     splitter = StepSplitter(tokenize, settings.separator, settings.answer_mark)
     prompts = prompts or ActionPrompts(settings, tokenize.encode)
-    progress = BuildProgress()
+    progress = BuildProgress(expected=(len(problems) - first_index) * settings.rollouts)
     in_flight = asyncio.Semaphore(concurrency)
     done = first_index
 
@@ -104,11 +110,18 @@ async def build_trees(
             journal.committed(done)
 
     async def search(index: int) -> ProblemTree:
-        problem = problems[index]
+        problem, of_this = problems[index], 0
+
+        def count(traces: int, solved: int) -> None:
+            nonlocal progress, of_this
+            of_this += traces
+            traces, solved = progress.traces + traces, progress.solved_traces + solved
+            progress = replace(progress, traces=traces, solved_traces=solved)
+
         teacher = meter if journal is None else journal.of(index, meter)
         async with in_flight:
             prompt_ids, own_seed = encode_prompt(problem), derive_seed(seed, index)
-            parts = (splitter, answer, prompts, score)
+            parts = (splitter, answer, prompts, score, count)
             try:
                 tree = await search_problem(problem, prompt_ids, teacher, grade, tokenize, settings, own_seed, *parts)
             except EngineError as error:
@@ -119,10 +132,12 @@ async def build_trees(
                 problems=progress.problems + 1,
                 solved=progress.solved + bool(np.any(tree.reward[tree.terminal] >= 1)),
                 nodes=progress.nodes + len(tree.parent),
+                expected=progress.expected - settings.rollouts + of_this,
             )
         )
         return tree
 
+    tell(progress)
     todo = range(first_index, len(problems))
     await _commit_in_order(search, todo, WINDOW * concurrency, commit_and_note, commit_every)
     return progress

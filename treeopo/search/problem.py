@@ -11,7 +11,7 @@ With `leaves` above 1 this is done in rounds of that many traces. Their requests
 in waves, each applied in the order of the traces, so that the tree never depends on which answer came first.
 """
 
-from collections.abc import Coroutine, Hashable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, assert_never
 
@@ -43,6 +43,7 @@ async def search_problem(
     answer: Answer | None = None,
     prompts: ActionPrompts | None = None,
     score: ScoreTokens | None = None,
+    on_traces: Callable[[int, int], None] = lambda traces, solved: None,
 ) -> ProblemTree:
     """Search one problem (Tree-OPO §3.1 and App. D) and return every node visited.
 
@@ -52,6 +53,8 @@ async def search_problem(
     visits of its children. Teacher log-probabilities are those of the sampled distribution, so NaN where temperature
     is not 1 or the step was asked for under another prompt (A3 to A5), unless `score` gives those of the plain prompt.
     Pass one `splitter` and `prompts` (of this tokenizer and these settings) to many searches to save them their work.
+    `on_traces` is told of every round how many traces it added, and how many of them are solved (reward 1; none is
+    before the end where the reward is by vote).
 
     Raises:
         ConfigError: the settings ask for votes, and `answer` is not given; or a template of theirs cannot be used.
@@ -68,7 +71,9 @@ async def search_problem(
     done = 0
     while done < settings.rollouts and not tree.exhausted_P[ROOT_NODE]:
         stop = min(done + settings.leaves, settings.rollouts)
-        done += await search.round(settings.exploration_at(rollout) for rollout in range(done, stop))
+        ended = await search.round(settings.exploration_at(rollout) for rollout in range(done, stop))
+        done += len(ended)
+        on_traces(len(ended), sum(tree.reward_P[node] >= 1 for node in ended))
     if not settings.grades:
         search.votes.elect(tree)
     if score is not None:
@@ -118,8 +123,8 @@ class _Search:
         self._grade = grade
         self._answer = answer
 
-    async def round(self, explorations: Iterable[float]) -> int:
-        """Complete a trace for each constant and back them up in that order; how many were.
+    async def round(self, explorations: Iterable[float]) -> list[int]:
+        """Complete a trace for each constant and back them up in that order; the nodes where they ended.
 
         A trace that finds every try taken by the others is left out: it belongs to the next round.
         """
@@ -137,7 +142,7 @@ class _Search:
             tree.back_propagate(node)
         if self.settings.votes:
             self.votes.revalue(tree)
-        return len(ended)
+        return ended
 
     def _choose(self, trace: _Trace) -> bool:
         """Move a trace to the node it asks at and claim a try there; False where the tree has none left for it."""
