@@ -22,7 +22,6 @@ from transformers import (
     MistralConfig,
     MixtralConfig,
     OlmoeConfig,
-    Phi3Config,
     PretrainedConfig,
     Qwen2Config,
     Qwen2MoeConfig,
@@ -71,7 +70,6 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
         **_SHAPE | {"num_hidden_layers": 3}, sliding_window=16, sliding_window_pattern=3, query_pre_attn_scalar=48
     ),
     "Mistral": lambda: MistralConfig(**_SHAPE, sliding_window=16, tie_word_embeddings=False),
-    "Phi-3": lambda: Phi3Config(**_SHAPE | {"hidden_size": 128}, tie_word_embeddings=False),
     "Mixtral": lambda: MixtralConfig(**_SHAPE, num_local_experts=4, num_experts_per_tok=2),
     "Qwen2-MoE": lambda: Qwen2MoeConfig(**_MIXTURE | {"hidden_size": 128}, shared_expert_intermediate_size=48),
     "Qwen3-MoE": lambda: Qwen3MoeConfig(**_MIXTURE, norm_topk_prob=True),
