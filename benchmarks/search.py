@@ -149,7 +149,7 @@ class Task:
     tokenizer: ModelTokenizer
 
     @classmethod
-    def of(cls, limit: int, teacher: Path | None = None, **flags: object) -> "Task":
+    def of(cls, limit: int, teacher: Path | None = None, /, **flags: object) -> "Task":
         if teacher is not None:
             flags = {"prompt.style": "chat", "prompt.template": TEMPLATE, **LENGTHS, **flags}
         config = load_config(BuildConfig, file=None, flags={"output": Path("unused"), "limit": limit, **flags})
