@@ -2,8 +2,8 @@
 
     python examples/smollm2/real.py [DIRECTORY]
 
-    package index ─▶ base ─▶ student (tuned a little) ──────────────┬─▶ tree-opo ─┐
-                       └───▶ teacher (tuned longer) ─▶ trees.zarr ──┴─▶ grpo ─────┴─▶ held-out problems ─▶ table
+    package index ─▶ base ─▶ student, tuned a little ──────────────────┬─▶ tree-opo ─┬─▶ held-out problems ─▶ table
+                                └─▶ teacher, tuned longer ─▶ trees ────┴─▶ grpo ─────┘
 
 Every stage is a command that could be typed, and is printed. What is done is not done again, and a stage that was
 stopped goes on where it was: give the same command. The table is kept as DIRECTORY/table.md.
@@ -47,7 +47,7 @@ class Stage:
 def stages(directory: Path) -> list[Stage]:
     base, student, teacher, trees = (directory / name for name in ("base", "student", "teacher", "trees.zarr"))
     template = f"prompt.template={HERE / 'question.txt'}"
-    tune = ["--student", base, "--config", HERE / "tune.toml", "--set", f"solutions.{template}"]
+    tune = ["--config", HERE / "tune.toml", "--set", f"solutions.{template}"]
     train = [trees, "--student", student, "--config", HERE / "train.toml"]
     search: list[object] = [TREEOPO, "mcts", "build", "--config", HERE / "trees.toml", "--set", template]
     held_out = ["--config", HERE / "eval.toml", "--set", template]
@@ -62,11 +62,11 @@ def stages(directory: Path) -> list[Stage]:
 
     return [
         Stage("base", 0.5, lambda: [sys.executable, HERE / "fetch.py", base]),
-        trained("student", 3, directory / "student-run", [*tune, "--steps", 24, "--seed", 1]),
+        trained("student", 4, directory / "student-run", [*tune, "--student", base, "--steps", 36, "--seed", 1]),
         merged("student"),
-        trained("teacher", 12, directory / "teacher-run", [*tune, "--steps", 90, "--seed", 2]),
+        trained("teacher", 6, directory / "teacher-run", [*tune, "--student", student, "--steps", 50, "--seed", 2]),
         merged("teacher"),
-        Stage("trees", 6, lambda: [*search, "--teacher", teacher, "-o", trees]),
+        Stage("trees", 4, lambda: [*search, "--teacher", teacher, "-o", trees]),
         *(trained(method, 8, directory / method, [*train, "--method", method]) for method in METHODS),
         *(evaluated(name) for name in ("student", "teacher", *METHODS)),
     ]
