@@ -31,6 +31,9 @@ _SHARDED = 2048  # a base that is cut over processes leaves little room, and the
 _SAFE = 0.9
 """Of the room, what a plan may take: for what kernels take for themselves, and for the neighbours."""
 
+_KEPT = 3
+"""What glibc has been seen to hold of a step, blocks freed and kept, as a multiple of what was alive."""
+
 
 class Rung(NamedTuple):
     """Tokens of a micro-batch at most, and whether activations are computed again in the backward pass."""
@@ -70,6 +73,7 @@ class Fitting:
         self._footprints: dict[bool, Footprint] = {}
         self._largest: tuple[int, bool] = (0, True)  # tokens of the largest micro-batch of the last cut, and if alone
         self._returns = False  # freed blocks, to the system
+        self._held_at_first: int | None = None
         self._losses = 0
         self.predicted_peak: float | None = None
         """Bytes that the process should hold at the peak of the last planned step; None where nothing was planned."""
@@ -92,8 +96,11 @@ class Fitting:
         can_decide = settings.microbatch_tokens == "auto" or settings.gradient_checkpointing == "auto"
         if not micros or self._policy.sharded or not can_decide or self._is_plenty(micros, beside):
             return micros
-        self._return_freed_blocks()
         left, began = room(self._policy.device, settings.memory_gib), self._at
+        if not self._returns and _KEPT * self._need(micros, beside) <= _SAFE * (left.size + self._kept()):
+            return micros
+        self._return_freed_blocks()
+        left = room(self._policy.device, settings.memory_gib)
         while (need := self._need(micros, beside)) > _SAFE * left.size:
             if (below := self._below(settings.microbatch_tokens)) is not None:
                 self._descend_to(below)
@@ -166,6 +173,12 @@ class Fitting:
             self._footprints[recompute] = measure(self._policy, share=self._share)
         found = self._footprints[recompute]
         return beside + max(found.of(micro) + head_bytes(self._policy, micro) for micro in micros)
+
+    def _kept(self) -> int:
+        """Bytes that earlier steps freed and glibc keeps for this one."""
+        now = held(self._policy.device)
+        self._held_at_first = min(now, self._held_at_first or now)
+        return now - self._held_at_first if self._policy.device.type == "cpu" else 0
 
     def _return_freed_blocks(self) -> None:
         """From now on, and what earlier steps freed."""
