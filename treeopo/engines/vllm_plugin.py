@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 PARENT_VARIABLE = "TREEOPO_ENGINE_PARENT"
@@ -56,10 +57,20 @@ def _die_with(trainer: int) -> None:
     """An engine without its trainer would run for ever: have the kernel end this process with its parent."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    try:
-        os.kill(trainer, 0)
-    except ProcessLookupError:  # it died before the kernel was asked
+    if _is_gone(trainer):  # it died before the kernel was asked
         os._exit(1)
+
+
+def _is_gone(process: int) -> bool:
+    """Whether a process is no more, or is dead and only waits for somebody to ask after it."""
+    try:
+        os.kill(process, 0)
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # no /proc to say more
+    return state in "ZX"
 
 
 def _enable_amx() -> None:
