@@ -25,10 +25,10 @@ def test_llvmlite_no_longer_claims_every_name_and_numba_still_compiles() -> None
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_trainer_that_is_dead_is_gone_whether_or_not_somebody_asked_after_it() -> None:
-    trainer = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    assert not vllm_plugin._is_gone(trainer.pid)
-    trainer.kill()
-    os.waitid(os.P_PID, trainer.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table of processes
-    assert vllm_plugin._is_gone(trainer.pid)
-    trainer.wait()
-    assert vllm_plugin._is_gone(trainer.pid)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as trainer:
+        assert not vllm_plugin._is_gone(trainer.pid)
+        trainer.kill()
+        os.waitid(os.P_PID, trainer.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table of processes
+        assert vllm_plugin._is_gone(trainer.pid)
+        trainer.wait()
+        assert vllm_plugin._is_gone(trainer.pid)
