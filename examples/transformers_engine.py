@@ -53,7 +53,7 @@ class TransformersEngine:
             said.append(token)
             logprobs.append(float(last[token]))
             versions.append(self.version)
-            if token == self.tokenizer.eos_token_id or self.stops.end(said, request.stop).stopped:
+            if token in self.tokenizer.end_token_ids or self.stops.end(said, request.stop).stopped:
                 reason = FinishReason.STOP
         return Completion(
             token_ids=np.array(said, np.int32),
