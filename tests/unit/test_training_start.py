@@ -158,6 +158,7 @@ def test_a_run_whose_engine_uses_another_temperature_takes_no_step(workplace: Pa
 
 LIVELY: dict[str, Any] = {
     "steps": 10,
+    "engine.dtype": "float32",  # what the engine of these tests computes in, so what it is published
     "rollout.batch_size": 32,
     "rollout.behaviour.sequences": 8,
     "learner.optimizer.learning_rate": 1e-2,  # a step moves the policy by 5e-4 to 5e-2 nats a token

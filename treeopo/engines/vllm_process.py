@@ -115,7 +115,8 @@ def _engine_environment(options: EngineOptions, tokens: int | None) -> Iterator[
     wanted = {
         PARENT_VARIABLE: str(os.getpid()),
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "INFO"),  # `stage` reads it
+        # `stage` reads the log. TRL, once imported, has asked for errors alone.
+        "VLLM_LOGGING_LEVEL": "DEBUG" if os.environ.get("VLLM_LOGGING_LEVEL") == "DEBUG" else "INFO",
     }
     if tokens is not None:
         wanted[TOKENS_VARIABLE] = str(tokens)
