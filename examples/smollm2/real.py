@@ -62,12 +62,12 @@ def stages(directory: Path) -> list[Stage]:
 
     return [
         Stage("base", 0.5, lambda: [sys.executable, HERE / "fetch.py", base]),
-        trained("student", 4, directory / "student-run", [*tune, "--student", base, "--steps", 36, "--seed", 1]),
+        trained("student", 5, directory / "student-run", [*tune, "--student", base, "--steps", 36, "--seed", 1]),
         merged("student"),
         trained("teacher", 9, directory / "teacher-run", [*tune, "--student", student, "--steps", 80, "--seed", 2]),
         merged("teacher"),
-        Stage("trees", 4, lambda: [*search, "--teacher", teacher, "-o", trees]),
-        *(trained(method, 8, directory / method, [*train, "--method", method]) for method in METHODS),
+        Stage("trees", 3, lambda: [*search, "--teacher", teacher, "-o", trees]),
+        *(trained(method, 10, directory / method, [*train, "--method", method]) for method in METHODS),
         *(evaluated(name) for name in ("student", "teacher", *METHODS)),
     ]
 
