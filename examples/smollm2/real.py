@@ -20,13 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from treeopo.evaluation.intervals import (
-    Floats,
-    Interval,
-    bootstrap_interval,
-    paired_difference_interval,
-    wilson_interval,
-)
+from treeopo.evaluation.accuracy import Scores
+from treeopo.evaluation.comparison import compare_models
+from treeopo.evaluation.intervals import Interval
 
 HERE = Path(__file__).parent
 TREEOPO = Path(sys.executable).with_name("treeopo")
@@ -104,45 +100,43 @@ def work(directory: Path) -> None:
         taken, planned = taken + seconds / 60, planned + stage.minutes
 
 
-def rewards(scores: Path) -> tuple[Floats, Floats]:
-    """Of an evaluation: greedy (M,), and sampled (M, S), of M problems in the order of their names."""
-    rows = sorted(
-        map(json.loads, (scores / "completions.jsonl").read_text().splitlines()),
-        key=lambda row: (row["problem_id"], row["sample"]),
-    )
-    problems = len({row["problem_id"] for row in rows})
-    reward_MS = np.array([row["reward"] for row in rows], dtype=np.float64).reshape(problems, -1)
-    return reward_MS[:, 0], reward_MS[:, 1:]
+def scores(directory: Path) -> Scores:
+    """What an evaluation kept, problems in the order of their names."""
+    rows = [json.loads(line) for line in (directory / "completions.jsonl").read_text().splitlines()]
+    rows.sort(key=lambda row: (row["problem_id"], row["sample"]))
+    ids = sorted({row["problem_id"] for row in rows})
+    reward_MS = np.array([row["reward"] for row in rows], dtype=np.float64).reshape(len(ids), -1)
+    answers = np.array([row["answer"] for row in rows]).reshape(reward_MS.shape)[:, 1:]
+    cut = sum(row["truncated"] for row in rows)
+    return Scores(tuple(ids), reward_MS[:, 0], reward_MS[:, 1:], tuple(map(tuple, answers.tolist())), cut)
 
 
 def table(directory: Path) -> str:
     """Accuracy of each model, and what differs from the student and from grpo, problem by problem; 95 % intervals."""
-    names = ("student", "teacher", *METHODS)
-    greedy, sampled = {}, {}
-    for name in names:
-        greedy[name], sampled_MS = rewards(directory / "scores" / name)
-        sampled[name] = sampled_MS.mean(axis=1)
-    lines = [
-        "| model | greedy pass@1 | sampled pass@1 | minus student, greedy | minus student, sampled |",
-        "|---" * 5 + "|",
-    ]
-    for name in names:
-        row = [name, shown(wilson_interval(greedy[name])), shown(bootstrap_interval(sampled[name]))]
-        if name in METHODS:
-            row.append(shown(paired_difference_interval(greedy[name], greedy["student"])))
-            row.append(shown(bootstrap_interval(sampled[name] - sampled["student"])))
-        lines.append("| " + " | ".join([*row, *[""] * (5 - len(row))]) + " |")
+    found = {name: scores(directory / "scores" / name) for name in ("student", "teacher", *METHODS)}
+    lines = ["| model | greedy pass@1 | sampled pass@1 | minus student, greedy | minus student, sampled |"]
+    lines.append("|---" * 5 + "|")
+    for name in found:
+        greedy, sampled, *minus = compared(found, name, "student")
+        row = [name, greedy, sampled, *(minus if name in METHODS else ["", ""])]
+        lines.append(f"| {' | '.join(row)} |")
     first, second = METHODS
-    lines += [
-        "",
-        f"{first} minus {second}, as many completions: greedy "
-        f"{shown(paired_difference_interval(greedy[first], greedy[second]))}, sampled "
-        f"{shown(bootstrap_interval(sampled[first] - sampled[second]))}; {len(greedy[first])} problems, one seed",
-    ]
+    _, _, greedy, sampled = compared(found, first, second)
+    how_many = f"{len(found[first].problem_ids)} problems, one seed"
+    lines += ["", f"{first} minus {second}, as many completions: greedy {greedy}, sampled {sampled}; {how_many}"]
     return "\n".join(lines)
 
 
-def shown(interval: Interval) -> str:
+def compared(found: dict[str, Scores], name: str, other: str) -> list[str]:
+    """Greedy and sampled pass@1 of a model, and of both what it has more than the other."""
+    both = compare_models("", [name, other], [found[name], found[other]])
+    score, difference = both.scores[0], both.difference
+    assert difference is not None
+    return [shown(score.greedy), shown(score.sampled), shown(difference.greedy), shown(difference.sampled)]
+
+
+def shown(interval: Interval | None) -> str:
+    assert interval is not None, "the evaluations have no samples"
     return f"{interval.estimate:.3f} ({interval.low:.3f} to {interval.high:.3f})"
 
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
+from tests.hard_knocks.odd_tokenizers import byte_fallback, byte_level, llama2
 from treeopo.engines.tokenizer import ModelTokenizer
 
 PADDING = 16
@@ -58,11 +59,9 @@ class Family:
 
 
 def _bytes(*before: pre_tokenizers.PreTokenizer) -> Tokenizer:
-    pieces = [*sorted(ByteLevel.alphabet()), *("".join(merge) for merge in _MERGES)]
-    backend = Tokenizer(models.BPE({piece: number for number, piece in enumerate(pieces)}, list(_MERGES)))
+    backend = byte_level(*_MERGES)
     last = ByteLevel(add_prefix_space=False, use_regex=not any(isinstance(one, pre_tokenizers.Split) for one in before))
     backend.pre_tokenizer = pre_tokenizers.Sequence([*before, last])
-    backend.decoder = decoders.ByteLevel()
     return backend
 
 
@@ -74,24 +73,8 @@ def _single_digits() -> Tokenizer:
     return _bytes(pre_tokenizers.Digits(individual_digits=True))
 
 
-def _sentence_pieces() -> Tokenizer:
-    said = ["▁", *"0123456789+=?#.sot", "so", "▁s", "▁so", "\n\n", "\n"]
-    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *said]
-    merges = [("s", "o"), ("▁", "s"), ("▁s", "o"), ("▁", "so"), ("\n", "\n")]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    return Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-
-
-def _llama2() -> Tokenizer:
-    backend = _sentence_pieces()
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    backend.decoder = decoders.Sequence(parts)
-    return backend
-
-
 def _gemma() -> Tokenizer:
-    backend = _sentence_pieces()
+    backend = byte_fallback()
     backend.normalizer = normalizers.Replace(" ", "▁")
     backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
@@ -112,7 +95,7 @@ _CHAT_ML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 FAMILIES = (
     Family(
         "llama2",
-        _llama2,
+        llama2,
         "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('in turn') }}"
         "{% endif %}{% if m.role == 'user' %}{{ bos_token }}[INST] {{ m.content.strip() }} [/INST]"
         "{% else %} {{ m.content.strip() }} {{ eos_token }}{% endif %}{% endfor %}",

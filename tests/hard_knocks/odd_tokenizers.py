@@ -44,7 +44,7 @@ def byte_level(*merges: tuple[str, str], by_words: bool = False, space: bool = F
 
 def metaspace(scheme: str) -> Tokenizer:
     """SentencePiece's way: a space before the text, or before every part of it; other characters by their bytes."""
-    backend = _byte_fallback()
+    backend = byte_fallback()
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme=scheme)])
     return backend
@@ -52,15 +52,17 @@ def metaspace(scheme: str) -> Tokenizer:
 
 def llama2() -> Tokenizer:
     """As Llama 2's checkpoints hold it: a normaliser that prepends, no pre-tokenizer, a decoder that strips."""
-    backend = _byte_fallback()
+    backend = byte_fallback()
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     backend.decoder = decoders.Sequence(parts)
     return backend
 
 
-def _byte_fallback() -> Tokenizer:
-    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"0123456789+=?", "▁so", "so", "s", "o", "▁s"]
-    merges = [("▁", "s"), ("▁s", "o"), ("s", "o")]
+def byte_fallback() -> Tokenizer:
+    """SentencePiece's vocabulary: pieces, and a byte each for whatever they do not spell."""
+    said = ["▁", *"0123456789+=?#.sot", "so", "▁s", "▁so", "\n\n", "\n"]
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *said]
+    merges = [("▁", "s"), ("▁s", "o"), ("s", "o"), ("▁", "so"), ("\n", "\n")]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     return Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))

@@ -51,7 +51,13 @@ def test_the_table_compares_problem_by_problem(tmp_path: Path) -> None:
         directory = tmp_path / "scores" / name
         directory.mkdir(parents=True)
         rows = [
-            {"problem_id": f"p{problem}", "sample": sample, "reward": float(problem < solved and sample < 2)}
+            {
+                "problem_id": f"p{problem:02}",
+                "sample": sample,
+                "reward": float(problem < solved and sample < 2),
+                "answer": "7",
+                "truncated": False,
+            }
             for sample in (2, 0, 1)
             for problem in range(40)
         ]

@@ -11,6 +11,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+_DROPPED = {torch.bfloat16: 16, torch.float16: 13}
+"""Bits of float32's significand that these lack."""
+
 _PERIOD = 1_048_573
 """Noise numbers, repeated over a weight: a prime, so that no column of a matrix meets the same one in every row."""
 
@@ -37,19 +40,14 @@ def rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
     What `dtype` can hold stays as it is. The noise belongs to the place in the tensor, not to the call: the same
     weights round alike each time.
     """
-    dropped = _bits(torch.float32) - _bits(dtype)
-    if dropped <= 0 or dtype not in (torch.bfloat16, torch.float16) or not weight.is_floating_point():
+    dropped = _DROPPED.get(dtype)
+    if dropped is None:
         return weight.to(dtype)
     noise = _noise(weight.device) & ((1 << dropped) - 1)
     flat = weight.detach().float().contiguous().view(torch.int32).flatten()
     up = torch.cat([part + noise[: len(part)] for part in torch.split(flat, _PERIOD)])
     # Adding to the bits of the magnitude and cutting them off is rounding it up or down.
     return (up & -(1 << dropped)).view(torch.float32).view(weight.shape).to(dtype)
-
-
-def _bits(dtype: torch.dtype) -> int:
-    """Of the significand, after the point."""
-    return round(-torch.tensor(torch.finfo(dtype).eps, dtype=torch.float64).log2().item())
 
 
 @cache

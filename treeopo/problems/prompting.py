@@ -25,9 +25,12 @@ STOP_KEY = "stop"
 
 class Encode(Protocol):
     """What a prompt needs of a tokenizer (`treeopo.engines.tokenizer.ModelTokenizer` says it in full): `begin` starts a
-    sequence, `encode` goes on with one, `escape` makes text of the special tokens that a text names; `chat`, and `show`
+    sequence, `encode` goes on with one, `is_instruct` tells of a model that answers under its chat template, `escape` makes text of the special tokens that a text names; `chat`, and `show`
     as text, raise `ModelError` where it has no chat template, or one that does not know an argument.
     """
+
+    @property
+    def is_instruct(self) -> bool: ...
 
     def begin(self, text: str) -> list[int]: ...
 
@@ -114,7 +117,7 @@ class Prompter:
         self(Problem("", "", ""))  # a tokenizer without a chat template is found out here
         if self._chat and self._examples:
             self._tell_of_changes(notify)
-        if not self._chat and getattr(tokenizer, "is_instruct", False):
+        if not self._chat and tokenizer.is_instruct:
             notify(
                 "the model was tuned to answer under its chat template, and is asked without it: give --prompt chat, "
                 "or see what it does as a base model"

@@ -90,17 +90,12 @@ async def build_trees(
     """
     if concurrency < 1 or commit_every < 1:
         raise ConfigError(f"concurrency ({concurrency}) and commit_every ({commit_every}) must be at least 1")
-    meter = _Meter(generate, lambda: tell(progress))
+    count = _Count((len(problems) - first_index) * settings.rollouts, on_progress)
+    meter = _Meter(generate, count)
     splitter = StepSplitter(tokenize, settings.separator, settings.answer_mark)
     prompts = prompts or ActionPrompts(settings, tokenize.encode)
-    progress = BuildProgress(expected=(len(problems) - first_index) * settings.rollouts)
     in_flight = asyncio.Semaphore(concurrency)
     done = first_index
-
-    def tell(finished: BuildProgress) -> None:
-        nonlocal progress
-        progress = replace(finished, requests=meter.requests, tokens=meter.tokens)
-        on_progress(progress)
 
     def commit_and_note(batch: Sequence[ProblemTree]) -> None:
         nonlocal done
@@ -110,37 +105,22 @@ async def build_trees(
             journal.committed(done)
 
     async def search(index: int) -> ProblemTree:
-        problem, of_this = problems[index], 0
-
-        def count(traces: int, solved: int) -> None:
-            nonlocal progress, of_this
-            of_this += traces
-            traces, solved = progress.traces + traces, progress.solved_traces + solved
-            progress = replace(progress, traces=traces, solved_traces=solved)
-
+        problem = problems[index]
         teacher = meter if journal is None else journal.of(index, meter)
         async with in_flight:
             prompt_ids, own_seed = encode_prompt(problem), derive_seed(seed, index)
-            parts = (splitter, answer, prompts, score, count)
+            parts = (splitter, answer, prompts, score, count.traces)
             try:
                 tree = await search_problem(problem, prompt_ids, teacher, grade, tokenize, settings, own_seed, *parts)
             except EngineError as error:
                 raise type(error)(f"problem {index} ({problem.id!r}): {error}") from error
-        tell(
-            replace(
-                progress,
-                problems=progress.problems + 1,
-                solved=progress.solved + bool(np.any(tree.reward[tree.terminal] >= 1)),
-                nodes=progress.nodes + len(tree.parent),
-                expected=progress.expected - settings.rollouts + of_this,
-            )
-        )
+        count.searched(tree, settings.rollouts)
         return tree
 
-    tell(progress)
+    count.tell()
     todo = range(first_index, len(problems))
     await _commit_in_order(search, todo, WINDOW * concurrency, commit_and_note, commit_every)
-    return progress
+    return count.progress
 
 
 async def _commit_in_order(
@@ -194,18 +174,47 @@ class _Commits:
             self._latest.result()
 
 
-class _Meter:
-    """`Generate` that counts what passes through it, and calls `on_answer` after each."""
+class _Count:
+    """Keeps a build's progress, and tells `on_progress` of it."""
 
-    def __init__(self, generate: Generate, on_answer: Callable[[], None]) -> None:
+    def __init__(self, expected: int, on_progress: Callable[[BuildProgress], None]) -> None:
+        self.progress = BuildProgress(expected=expected)
+        self._on_progress = on_progress
+
+    def tell(self) -> None:
+        self._on_progress(self.progress)
+
+    def answered(self, tokens: int) -> None:
+        was = self.progress
+        self.progress = replace(was, requests=was.requests + 1, tokens=was.tokens + tokens)
+        self.tell()
+
+    def traces(self, ended: int, solved: int) -> None:
+        """Of a round of a search; an answer or the end of the search follows and is told."""
+        was = self.progress
+        self.progress = replace(was, traces=was.traces + ended, solved_traces=was.solved_traces + solved)
+
+    def searched(self, tree: ProblemTree, rollouts: int) -> None:
+        """A search of at most so many `rollouts` has ended."""
+        was = self.progress
+        self.progress = replace(
+            was,
+            problems=was.problems + 1,
+            solved=was.solved + bool(np.any(tree.reward[tree.terminal] >= 1)),
+            nodes=was.nodes + len(tree.parent),
+            expected=was.expected - rollouts + int(tree.visits[0]),
+        )
+        self.tell()
+
+
+class _Meter:
+    """`Generate` that counts what passes through it."""
+
+    def __init__(self, generate: Generate, count: _Count) -> None:
         self._generate = generate
-        self._on_answer = on_answer
-        self.requests = 0
-        self.tokens = 0
+        self._count = count
 
     async def generate(self, request: Request) -> Completion:
         completion = await self._generate.generate(request)
-        self.requests += 1
-        self.tokens += len(completion.token_ids)
-        self._on_answer()
+        self._count.answered(len(completion.token_ids))
         return completion
