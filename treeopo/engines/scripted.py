@@ -42,6 +42,7 @@ class CharTokenizer:
 
     eos_token_id = 0
     end_token_ids: AbstractSet[int] = frozenset({0})
+    is_instruct: bool = False
 
     def encode(self, text: str) -> list[int]:
         return [ord(character) for character in text]

@@ -25,8 +25,9 @@ STOP_KEY = "stop"
 
 class Encode(Protocol):
     """What a prompt needs of a tokenizer (`treeopo.engines.tokenizer.ModelTokenizer` says it in full): `begin` starts a
-    sequence, `encode` goes on with one, `is_instruct` tells of a model that answers under its chat template, `escape` makes text of the special tokens that a text names; `chat`, and `show`
-    as text, raise `ModelError` where it has no chat template, or one that does not know an argument.
+    sequence, `encode` goes on with one, `escape` makes text of the special tokens that a text names; `chat`, and `show`
+    as text, raise `ModelError` where it has no chat template, or one that does not know an argument. `is_instruct`: the
+    model was tuned to answer under it.
     """
 
     @property
