@@ -17,7 +17,7 @@ from treeopo.config import TrainConfig, load_config
 from treeopo.errors import ConfigError, OutOfMemoryError
 from treeopo.learner import fitting
 from treeopo.learner.fitting import Rung, ladder
-from treeopo.learner.footprint import LiveBytes, generous, measure
+from treeopo.learner.footprint import Footprint, LiveBytes, generous, measure
 from treeopo.learner.learner import Learner
 from treeopo.learner.losses import Losses, SeparateLoss
 from treeopo.learner.losses.cross_entropy import CrossEntropy
@@ -124,6 +124,23 @@ def test_what_fits_is_planned_from_what_is_left_and_the_gradient_is_the_same(
     assert [order.index(rung) for rung in seen] == sorted(order.index(rung) for rung in seen)
     assert [rung.tokens for rung in seen] == [512, 128, 64, 64]
     assert seen[-1].recompute
+
+
+@pytest.mark.parametrize(("mib", "looks", "given_back"), [(1000, 0, 0), (20, 1, 0), (6, 1, 1)])
+def test_freed_blocks_are_given_back_only_where_what_is_freed_and_kept_would_not_fit(
+    monkeypatch: pytest.MonkeyPatch, qwen2: Path, mib: int, looks: int, given_back: int
+) -> None:
+    called: list[str] = []
+
+    def looked(*arguments: Any, **named: Any) -> Footprint:
+        called.append("looked")
+        return measure(*arguments, **named)
+
+    monkeypatch.setattr(fitting, "measure", looked)
+    monkeypatch.setattr(fitting, "return_freed_blocks", lambda: called.append("given back"))
+    _, metrics = gradient_within(monkeypatch, qwen2, mib * 2**20)
+    assert metrics["learner/microbatch_tokens"] == 512
+    assert (called.count("looked"), called.count("given back")) == (looks, given_back)
 
 
 def test_where_a_sequence_alone_does_not_fit_one_line_says_what_to_set(

@@ -96,11 +96,8 @@ class Fitting:
         can_decide = settings.microbatch_tokens == "auto" or settings.gradient_checkpointing == "auto"
         if not micros or self._policy.sharded or not can_decide or self._is_plenty(micros, beside):
             return micros
-        left, began = room(self._policy.device, settings.memory_gib), self._at
-        if not self._returns and _KEPT * self._need(micros, beside) <= _SAFE * (left.size + self._kept()):
-            return micros
         self._return_freed_blocks()
-        left = room(self._policy.device, settings.memory_gib)
+        left, began = room(self._policy.device, settings.memory_gib), self._at
         while (need := self._need(micros, beside)) > _SAFE * left.size:
             if (below := self._below(settings.microbatch_tokens)) is not None:
                 self._descend_to(below)
@@ -160,11 +157,14 @@ class Fitting:
         }
 
     def _is_plenty(self, micros: Sequence[MicroBatch], beside: int) -> bool:
-        """Whether there is so much room that nothing need be measured. What an earlier step freed may not be back."""
-        if self.predicted_peak is not None:
+        """Whether there is so much room that nothing need be planned: for what a pass surely stays below, or for what
+        is kept and freed in one as it was measured.
+        """
+        if self._returns or self.predicted_peak is not None:
             return False
+        left = _SAFE * (room(self._policy.device, self._settings.memory_gib).size + self._kept())
         most = max(generous(self._policy, micro) for micro in micros) + beside
-        return most <= _SAFE * room(self._policy.device, self._settings.memory_gib).size
+        return most <= left or _KEPT * self._need(micros, beside) <= left
 
     def _need(self, micros: Sequence[MicroBatch], beside: int) -> float:
         """Bytes that the largest of `micros` adds to what is held."""
