@@ -25,12 +25,12 @@ torch.set_num_threads(1)
 random = np.random.default_rng(0)
 rows = [
     TrainSequence(random.integers(0, 257, 129).astype(np.int32), 29, *np.ones((2, 100), np.float32), np.zeros(100, int))
-    for _ in range(64)
+    for _ in range(256)
 ]
 batch, told = TrainBatch(0, tuple(rows), {}), []
 settings = replace(SETTINGS, microbatch_tokens=512, gradient_checkpointing=False)
 small, _ = step(Learner(policy(sys.argv[1]), [CrossEntropy()], settings, steps=9, temperature=1.0), batch)
-settings = replace(settings, microbatch_tokens=8192)
+settings = replace(settings, microbatch_tokens=32768)
 learner = Learner(policy(sys.argv[1]), [CrossEntropy()], settings, steps=9, temperature=1.0, notify=told.append)
 return_freed_blocks()
 release(torch.device("cpu"))
