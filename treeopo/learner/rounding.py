@@ -1,9 +1,9 @@
 """A policy's weights in the base's dtype without losing what it has learned.
 
 An update is often smaller than half the distance between neighbouring bfloat16 numbers (a 256th of the weight), and a
-base's weights are such numbers: rounded to the nearest, base plus update is the base again. SmolLM2-135M a few steps
-into a run would be served with a third of its update (docs/vllm.md). Stochastic rounding (Gupta et al. 2015, arXiv
-1502.02551) keeps it: up with the probability that makes the expectation exact.
+base's weights are such numbers: rounded to the nearest, base plus update is the base again. Of updates as small as a
+run's first ones a fifth to two thirds would arrive (benchmarks/rounding.py). Stochastic rounding (Gupta et al. 2015,
+arXiv 1502.02551) keeps it: up with the probability that makes the expectation exact.
 """
 
 from functools import cache
